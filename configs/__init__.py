@@ -1,0 +1,1 @@
+"""Shipped configurations (YAML); see :func:`framework.resources.config_file`."""

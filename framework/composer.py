@@ -1,0 +1,58 @@
+"""The composer: a configuration, or plain objects -> a sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from framework.concepts import load_concept
+from framework.config import Config, load_config
+from framework.loading import load_pipeline
+from framework.resources import resolve_path
+from framework.parts import Parts
+from framework.sampler import Sampler
+from framework.types import Concept
+
+
+def build_parts(config: Config) -> Parts:
+    """Build the six parts of a sampler from their sections."""
+    return Parts(
+        trajectory=config.part("trajectory"),
+        extractor=config.part("extractor"),
+        mask=config.part("mask"),
+        matcher=config.part("matcher"),
+        injector=config.part("injector"),
+        guidance=config.part("guidance"),
+    )
+
+
+def compose(
+    config: str | Path | Mapping[str, Any] | DictConfig | Config | None = None,
+    *,
+    pipe: Any = None,
+    concept: Concept | None = None,
+    overrides: Sequence[str] = (),
+) -> Sampler:
+    """Assemble a sampler.
+
+    Args:
+        config: anything :func:`framework.config.load_config` takes; None is the default.
+        pipe: a diffusers pipeline to use instead of loading ``model.path``, personalized or not.
+        concept: a concept to use instead of loading ``concept``.
+        overrides: ``key=value`` pairs.
+
+    Returns:
+        A :class:`framework.sampler.Sampler`; ``sampler(prompt, seed=...)`` draws.
+
+    Raises:
+        UserError: whatever in the configuration cannot be used.
+    """
+    typed = load_config(config, overrides)
+    chosen = concept or load_concept(typed.concept)
+    model = pipe if pipe is not None else load_pipeline(typed.model)
+    if typed.concept.weights is not None:
+        typed.part("personalizer").load(model, resolve_path(typed.concept.weights), chosen)
+    return Sampler(model, chosen, build_parts(typed), typed.sampler)

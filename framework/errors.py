@@ -1,0 +1,45 @@
+"""The one error a user is meant to read, and the helpers that word it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used; the message says what, why and what to do.
+
+    The command line prints the message alone and exits with status 2. Library callers may catch it
+    like any exception. Its text follows one pattern: what was got, what was expected, what to do.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
+    matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that is not among the known ones."""
+    names = sorted(str(k) for k in known)
+    return UserError(
+        f"Unknown {kind} '{name}'.{nearest(name, names)} Known: {', '.join(names) or '(none)'}."
+    )
+
+
+def check_range(name: str, value: Any, low: float | None = None, high: float | None = None) -> None:
+    """Refuse a number outside ``[low, high]`` (either bound may be absent).
+
+    Raises:
+        UserError: with the name, the value and the permitted range.
+    """
+    if value is None:
+        return
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        if low is not None and high is not None:
+            expected = f"a value in [{low:g}, {high:g}]"
+        else:
+            expected = f"at least {low:g}" if low is not None else f"at most {high:g}"
+        raise UserError(f"{name} is {value}; expected {expected}.")

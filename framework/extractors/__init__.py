@@ -1,0 +1,1 @@
+"""Feature extractors: activations or images of both branches -> descriptors."""

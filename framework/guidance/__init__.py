@@ -1,0 +1,1 @@
+"""Guidance: corrections of the predicted noise towards the warped reference."""

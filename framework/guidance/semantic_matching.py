@@ -1,0 +1,101 @@
+"""Semantic matching guidance: pull the predicted clean target to the warped clean reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.errors import UserError
+from framework.geometry import warp
+from framework.interfaces import Guidance, GuidanceInputs
+from framework.options import PartConfig, option
+from framework.registry import GUIDANCE
+from framework.schedule import predicted_clean
+
+
+@dataclass
+class SemanticMatchingConfig(PartConfig):
+    """Options of :class:`SemanticMatching`."""
+
+    weight: float = option(75.0, "lambda_g", low=0.0)
+    distance: str = option("l2", "distance g", choices=("l2", "mse"))
+    gradient: str = option(
+        "full",
+        "through the whole U-Net, or cut at attention outputs and at z_t",
+        choices=("full", "no_attention"),
+    )
+    start_step: int = option(4, "first guided step (from 0, absolute)", low=0)
+    end_step: int | None = option(None, "step before which guidance stops; null: the last", low=1)
+
+
+def masked_distance(predicted: Tensor, warped: Tensor, weight: Tensor, kind: str) -> Tensor:
+    """Distance g per pair.
+
+    Args:
+        predicted: z0_hat^Y, (B, C, h, w).
+        warped: warp(z0^X, F), (B, C, h, w).
+        weight: M' = M^Y * U, (B, h, w).
+        kind: ``l2``: mean over M' of the norm over channels (Eq. 9); ``mse``: sum of the squared
+            weighted difference over the sum of the weights, counted once per channel.
+
+    Returns:
+        (B,), 0 where no cell has weight.
+    """
+    difference = warped - predicted
+    if kind == "l2":
+        norm = (difference.square().sum(dim=1) + 1e-12).sqrt()
+        return (weight * norm).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1e-6)
+    spread = weight[:, None].expand_as(difference)
+    squared = (spread * difference).square().sum(dim=(1, 2, 3))
+    return squared / spread.sum(dim=(1, 2, 3)).clamp_min(1e-6)
+
+
+@GUIDANCE.register("semantic_matching")
+class SemanticMatching(Guidance):
+    """Descends the masked distance of the predicted clean target to the warped clean reference.
+
+    eps <- eps + weight * sqrt(1 - abar_t) * dg/dz_t: adding the gradient to the noise moves
+    z0_hat = (z_t - sigma eps) / sqrt(abar) *against* it, so g falls. With ``gradient:
+    no_attention`` z0_hat is formed with a detached z_t and the gradient is cut at every attention
+    output, as the released program does, which turns its sign; there it is subtracted, and the
+    normaliser is shared by both halves (METHOD.md, section 7.10).
+    """
+
+    Config = SemanticMatchingConfig
+    needs_gradient = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.truncated = self.config.gradient == "no_attention"
+        self.detach_attention = self.truncated
+        end = self.config.end_step
+        if end is not None and end <= self.config.start_step:
+            raise UserError(
+                f"guidance.end_step is {end}; expected more than start_step "
+                f"({self.config.start_step})."
+            )
+
+    def active(self, step: int) -> bool:
+        """Within [start_step, end_step), unless the weight is 0."""
+        end = self.config.end_step
+        inside = step >= self.config.start_step and (end is None or step < end)
+        return inside and self.config.weight > 0
+
+    def correct(self, inputs: GuidanceInputs) -> Tensor:
+        """See :meth:`framework.interfaces.Guidance.correct`."""
+        sigma = (1 - inputs.alpha_bar) ** 0.5
+        latents = inputs.latents.detach() if self.truncated else inputs.latents
+        predicted = predicted_clean(inputs.eps, latents, inputs.alpha_bar)
+        warped = warp(inputs.reference_clean, inputs.correspondence.flow)
+        weight = inputs.correspondence.confidence * inputs.masks.target
+        distance = masked_distance(
+            predicted.float(), warped.float(), weight.float(), self.config.distance
+        )
+        gradient = torch.autograd.grad(distance.sum(), inputs.latents)[0]
+        sign = -1.0 if self.truncated else 1.0
+        return inputs.eps.detach() + sign * self.config.weight * sigma * gradient.to(
+            inputs.eps.dtype
+        )

@@ -1,0 +1,1 @@
+"""Injectors: what the target's self-attention takes from the reference."""

@@ -1,0 +1,41 @@
+"""Tensor functions injectors are made of; tokens are (B, heads, H * W, d)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.geometry import warp
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """softmax(Q K^T * scale + bias) V, fused; the stock processors' own call."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+
+
+def warp_tokens(tokens: Tensor, flow: Tensor) -> Tensor:
+    """Warp a token grid by a flow in cells.
+
+    Args:
+        tokens: (B, heads, H * W, d).
+        flow: (B, H, W, 2), target to reference.
+
+    Returns:
+        (B, heads, H * W, d): at each target cell the reference's token it matches.
+    """
+    batch, heads, _, depth = tokens.shape
+    height, width = flow.shape[1:3]
+    image = tokens.transpose(2, 3).reshape(batch, heads * depth, height, width)
+    return warp(image, flow).reshape(batch, heads, depth, height * width).transpose(2, 3)
+
+
+def blend(reference: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """reference * w + target * (1 - w), w (B, H, W) per cell; w = 0 gives the target bit for bit."""
+    w = weight.flatten(1)[:, None, :, None].to(target.dtype)
+    return reference * w + target * (1 - w)

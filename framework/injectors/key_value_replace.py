@@ -1,0 +1,23 @@
+"""Mutual self-attention: the target attends to the reference instead of itself."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from framework.injectors.functional import attention
+from framework.interfaces.injector import AttentionInputs, Injector
+from framework.registry import INJECTORS
+from framework.types import Correspondence, Masks
+
+
+@INJECTORS.register("key_value_replace")
+class KeyValueReplace(Injector):
+    """Keys and values of the reference in place of the target's (MasaCtrl, Cao et al., ICCV 2023)."""
+
+    needs_correspondence = False
+
+    def attend(
+        self, inputs: AttentionInputs, correspondence: Correspondence | None, masks: Masks
+    ) -> Tensor:
+        """See :meth:`framework.interfaces.Injector.attend`."""
+        return attention(inputs.query, inputs.reference_key, inputs.reference_value, inputs.scale)

@@ -1,0 +1,55 @@
+"""FeatureExtractor: activations (or images) of both branches -> descriptors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+
+from framework.interfaces.part import Part
+from framework.shapes import check_shape
+from framework.step import StepOutputs
+from framework.types import Features
+
+
+class FeatureExtractor(Part, ABC):
+    """Describes every cell of target and reference so that equal things have similar descriptors.
+
+    What a subclass declares:
+
+    * :meth:`describe`, called after a U-Net evaluation in which both branches took part; it may
+      read the predicted clean latents, decode them, or use what :meth:`attach`'s hooks captured;
+    * optionally :meth:`attach`, a context manager around a whole sampling call that installs
+      hooks on the U-Net and removes every one of them on leaving, also after an exception.
+
+    The descriptors of one step serve the matching of the *next* step (METHOD.md, section 3), and
+    guidance in the same step.
+    """
+
+    def attach(self, unet: object) -> AbstractContextManager[None]:
+        """Install hooks for the duration of a sampling call. Default: nothing to install."""
+        return nullcontext()
+
+    @abstractmethod
+    def describe(self, step: StepOutputs) -> Features:
+        """Descriptors of the step just evaluated.
+
+        Args:
+            step: what the step produced, see :class:`framework.step.StepOutputs`.
+
+        Returns:
+            target and reference descriptors, (B, H, W, D) each, float32, L2-normalised over D;
+            the grid may be of any size, it is resized to each attention layer's grid.
+        """
+
+    def __call__(self, step: StepOutputs) -> Features:
+        """Describe the step and check the result's shapes.
+
+        Raises:
+            UserError: a shape is not what the contract says.
+        """
+        features = self.describe(step)
+        who = f"{type(self).__name__}.describe"
+        pairs = step.layout.halves * step.layout.targets
+        check_shape(f"{who}: target", features.target, (pairs, None, None, None))
+        check_shape(f"{who}: reference", features.reference, tuple(features.target.shape))
+        return features

@@ -1,0 +1,64 @@
+"""Guidance: predicted clean target + warped clean reference -> correction of the noise."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from framework.interfaces.part import Part
+from framework.shapes import check_shape
+from framework.types import Correspondence, Masks
+
+
+@dataclass(frozen=True)
+class GuidanceInputs:
+    """What a guided step knows, per pair.
+
+    Attributes:
+        latents: z_t of the targets, (B, C, h, w); when :attr:`Guidance.needs_gradient` is set it
+            requires grad and ``eps`` was computed from it.
+        eps: predicted noise before classifier-free guidance, (B, C, h, w).
+        alpha_bar: abar_t, in (0, 1).
+        reference_clean: z0^X beside each target, (B, C, h, w).
+        correspondence: on the latent's grid (h, w), from the features of this step.
+        masks: on the same grid.
+    """
+
+    latents: Tensor
+    eps: Tensor
+    alpha_bar: float
+    reference_clean: Tensor
+    correspondence: Correspondence
+    masks: Masks
+
+
+class Guidance(Part, ABC):
+    """Corrects the predicted noise of a step, for each half, before classifier-free guidance.
+
+    What a subclass declares: :meth:`correct`, and the attributes below.
+    """
+
+    #: Whether a U-Net evaluation must be differentiable with respect to the targets' latents.
+    needs_gradient: bool = False
+    #: Whether attention outputs are detached while it is.
+    detach_attention: bool = False
+
+    @abstractmethod
+    def active(self, step: int) -> bool:
+        """Whether step ``step`` is guided."""
+
+    @abstractmethod
+    def correct(self, inputs: GuidanceInputs) -> Tensor:
+        """Corrected noise, (B, C, h, w)."""
+
+    def __call__(self, inputs: GuidanceInputs) -> Tensor:
+        """Correct, and check the result's shape.
+
+        Raises:
+            UserError: the shape is not that of ``eps``.
+        """
+        eps = self.correct(inputs)
+        check_shape(f"{type(self).__name__}.correct", eps, tuple(inputs.eps.shape))
+        return eps

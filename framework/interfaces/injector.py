@@ -1,0 +1,97 @@
+"""Injector: queries, keys, values of both branches + correspondence -> the target's attention."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from framework.interfaces.part import Part
+from framework.options import PartConfig, option
+from framework.shapes import check_shape
+from framework.types import Correspondence, Masks
+
+
+@dataclass
+class InjectorConfig(PartConfig):
+    """Options every injector has: where and when it acts."""
+
+    layers: list[str] = option(
+        [r"up_blocks\.[123]\..*attn1"],
+        "regular expressions; a self-attention layer is used if its module path matches one fully",
+    )
+    start_step: int = option(4, "first step (from 0, absolute) in which it acts", low=1)
+    end_step: int | None = option(None, "step before which it stops; null: the last", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.layers = list(self.layers)
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What one self-attention layer knows, per pair.
+
+    Attributes:
+        query, key, value: of the targets, (B, heads, H * W, d).
+        reference_query, reference_key, reference_value: of the reference, repeated beside each
+            target, same shape.
+        grid: (H, W).
+        scale: factor on the attention logits; None is 1 / sqrt(d).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    reference_query: Tensor
+    reference_key: Tensor
+    reference_value: Tensor
+    grid: tuple[int, int]
+    scale: float | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Injector(Part, ABC):
+    """Decides what the target takes from the reference inside a self-attention layer.
+
+    What a subclass declares:
+
+    * :meth:`attend`, a pure function of tensors; ``framework.injectors.functional`` has
+      :func:`attention`, :func:`warp_tokens` and :func:`blend`;
+    * ``needs_correspondence = False`` if it makes no use of matches (then no features are computed).
+
+    It must leave the target's plain attention where the weight is 0.
+    """
+
+    Config = InjectorConfig
+    needs_correspondence: bool = True
+    injects: bool = True
+
+    @abstractmethod
+    def attend(
+        self, inputs: AttentionInputs, correspondence: Correspondence | None, masks: Masks
+    ) -> Tensor:
+        """Attention output of the targets.
+
+        Args:
+            inputs: see :class:`AttentionInputs`.
+            correspondence: flow (B, H, W, 2) and confidence (B, H, W) on this layer's grid; None
+                if ``needs_correspondence`` is False.
+            masks: soft foreground masks (B, H, W).
+
+        Returns:
+            (B, heads, H * W, d).
+        """
+
+    def __call__(
+        self, inputs: AttentionInputs, correspondence: Correspondence | None, masks: Masks
+    ) -> Tensor:
+        """Attend, and check the output's shape.
+
+        Raises:
+            UserError: the shape is not that of the query.
+        """
+        output = self.attend(inputs, correspondence, masks)
+        check_shape(f"{type(self).__name__}.attend", output, tuple(inputs.query.shape))
+        return output

@@ -1,0 +1,72 @@
+"""MaskProvider: cross-attention (or given pictures) -> soft foreground masks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+
+from framework.interfaces.part import Part
+from framework.shapes import check_shape
+from framework.types import Layout, Masks
+
+
+class MaskProvider(Part, ABC):
+    """Says where the concept is, in the target and in the reference.
+
+    What a subclass declares:
+
+    * :meth:`masks`, called from inside a U-Net evaluation by each matched layer;
+    * optionally :meth:`attach`, a context manager around a sampling call, and :meth:`begin_step`.
+    """
+
+    def attach(
+        self,
+        unet: object,
+        layout: Layout,
+        latent_size: tuple[int, int],
+        target_tokens: list[list[int]],
+        reference_tokens: list[int],
+    ) -> AbstractContextManager[None]:
+        """Prepare for a sampling call; everything installed is gone on leaving.
+
+        Args:
+            unet: the denoising network.
+            layout: order of the rows with the reference taking part.
+            latent_size: (h, w) of the latents.
+            target_tokens: for each of the N targets the positions of the concept's tokens.
+            reference_tokens: those of the reference prompt.
+        """
+        return nullcontext()
+
+    def begin_step(self, layout: Layout) -> None:
+        """Forget what the previous step left. Called before every U-Net evaluation."""
+
+    @property
+    def version(self) -> int:
+        """Changes whenever :meth:`masks` would return something else within a step."""
+        return 0
+
+    @abstractmethod
+    def masks(self, height: int, width: int, pairs: int) -> Masks:
+        """Masks for an attention grid.
+
+        Args:
+            height: rows H of the grid.
+            width: columns W.
+            pairs: B.
+
+        Returns:
+            target and reference mask, (B, H, W), float32 in [0, 1].
+        """
+
+    def __call__(self, height: int, width: int, pairs: int) -> Masks:
+        """Return the masks, checked.
+
+        Raises:
+            UserError: a shape is not what the contract says.
+        """
+        result = self.masks(height, width, pairs)
+        who = f"{type(self).__name__}.masks"
+        check_shape(f"{who}: target", result.target, (pairs, height, width))
+        check_shape(f"{who}: reference", result.reference, (pairs, height, width))
+        return result

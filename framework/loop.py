@@ -1,0 +1,185 @@
+"""The denoising loop of one batch: reference branch and target branches through one U-Net."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.attention import detached_attention
+from framework.denoiser import Denoiser
+from framework.interfaces import GuidanceInputs
+from framework.model import Condition
+from framework.parts import Parts, Plan
+from framework.progress import progress
+from framework.schedule import from_eps, to_eps
+from framework.session import Session, match_on_grid
+from framework.step import StepOutputs
+from framework.types import Layout, Reference, StepTrace
+
+
+class Loop:
+    """The denoising loop of one batch."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        parts: Parts,
+        plan: Plan,
+        session: Session | None,
+        reference: Reference | None,
+        conditions: tuple[Condition, Condition],
+        layout: Layout,
+        scale: float,
+    ) -> None:
+        self.denoiser, self.parts, self.plan = denoiser, parts, plan
+        self.session, self.reference = session, reference
+        self.reference_condition, self.target_condition = conditions
+        self.layout, self.scale = layout, scale
+
+    def run(self, latents: Tensor, trace: bool) -> tuple[Tensor, list[StepTrace]]:
+        """Denoise (N, C, h, w) start latents to clean ones; optionally record every step."""
+        records: list[StepTrace] = []
+        for index, timestep in enumerate(progress(self.denoiser.timesteps, "sampling")):
+            latents, record = self._step(index, timestep, latents, trace)
+            if record is not None:
+                records.append(record)
+        return latents, records
+
+    def _step(
+        self, index: int, timestep: int, latents: Tensor, trace: bool
+    ) -> tuple[Tensor, StepTrace | None]:
+        shown = self.session is not None and self.plan.shows_reference(index)
+        guided = shown and self.plan.guides(index)
+        layout = Layout(self.layout.halves, int(shown), self.layout.targets)
+        if self.session is not None:
+            self.session.begin_step(layout, self.plan.injects(index))
+        rows = latents.repeat(layout.halves, 1, 1, 1)
+        differentiable = guided and self.parts.guidance.needs_gradient
+        with torch.set_grad_enabled(differentiable):
+            if differentiable:
+                rows = rows.detach().requires_grad_()
+            with detached_attention(
+                self.denoiser.model.unet, differentiable and self.parts.guidance.detach_attention
+            ):
+                reference_rows, output_reference, output = self._evaluate(
+                    index, timestep, layout, rows
+                )
+        record = self._record(index, timestep, trace)
+        if shown:
+            output = self._look(
+                index,
+                timestep,
+                layout,
+                rows,
+                output,
+                reference_rows,
+                output_reference,
+                guided,
+                record,
+            )
+        combined = self._combine(output.detach())
+        after = self.denoiser.scheduler.step(combined, timestep, latents, return_dict=False)[0]
+        if record is not None:
+            record.latents = after.detach().cpu()
+            record.target_clean = self.denoiser.clean(combined, latents, timestep).cpu()
+        return after, record
+
+    def _evaluate(
+        self, index: int, timestep: int, layout: Layout, rows: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        condition = self.target_condition
+        reference_rows = None
+        if layout.references:
+            assert self.reference is not None
+            reference_rows = self.reference.trajectory[index].repeat(layout.halves, 1, 1, 1)
+            condition = Condition(
+                layout.join(self.reference_condition.embeds, condition.embeds),
+                {
+                    name: layout.join(self.reference_condition.added[name], value)
+                    for name, value in condition.added.items()
+                },
+            )
+        joined = layout.join(reference_rows, rows)
+        output = self.denoiser.model.denoise(joined, timestep, condition)
+        return reference_rows, *layout.split(output)
+
+    def _look(
+        self,
+        index: int,
+        timestep: int,
+        layout: Layout,
+        rows: Tensor,
+        output: Tensor,
+        reference_rows: Tensor | None,
+        output_reference: Tensor,
+        guided: bool,
+        record: StepTrace | None,
+    ) -> Tensor:
+        """Extract features for the next step, guide this one, and note what was seen."""
+        assert (
+            self.session is not None and self.reference is not None and reference_rows is not None
+        )
+        used = self.session.features
+        reference_clean = self.denoiser.clean(output_reference.detach(), reference_rows, timestep)
+        if record is not None:
+            self._note(record, reference_clean, used)
+        if self.plan.describes(index):
+            step = StepOutputs(
+                index=index,
+                timestep=timestep,
+                layout=layout,
+                reference=self.reference,
+                target_clean=self.denoiser.clean(output.detach(), rows.detach(), timestep),
+                reference_clean=reference_clean,
+                decode=self.denoiser.model.decode,
+            )
+            with torch.no_grad():
+                self.session.features = self.parts.extractor(step)
+        return self._guide(timestep, rows, output) if guided else output
+
+    def _guide(self, timestep: int, rows: Tensor, output: Tensor) -> Tensor:
+        assert self.session is not None and self.reference is not None
+        denoiser, grid = self.denoiser, tuple(rows.shape[-2:])
+        abar, kind = denoiser.alpha_bar(timestep), denoiser.prediction_type
+        with torch.no_grad():
+            masks = self.session.masks(grid)  # type: ignore[arg-type]
+            matches = match_on_grid(self.session.features, masks, grid, self.parts.matcher)  # type: ignore[arg-type]
+        with torch.enable_grad():
+            eps = self.parts.guidance(
+                GuidanceInputs(
+                    latents=rows,
+                    eps=to_eps(output, rows, abar, kind),
+                    alpha_bar=abar,
+                    reference_clean=self.reference.latent.expand(len(rows), -1, -1, -1),
+                    correspondence=matches,
+                    masks=masks,
+                )
+            ).detach()
+        return from_eps(eps, rows.detach(), abar, kind)
+
+    def _combine(self, output: Tensor) -> Tensor:
+        """Classifier-free guidance over the halves, (B, C, h, w) -> (N, C, h, w)."""
+        if self.layout.halves == 1:
+            return output
+        unconditional, conditional = output.chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
+
+    def _record(self, index: int, timestep: int, trace: bool) -> StepTrace | None:
+        if not trace:
+            return None
+        nothing = torch.empty(0)
+        return StepTrace(index, timestep, target_clean=nothing, latents=nothing)
+
+    def _note(self, record: StepTrace, reference_clean: Tensor, features: Any) -> None:
+        session = self.session
+        assert session is not None
+        record.reference_clean = reference_clean[-1:].cpu()
+        record.matched = session.injecting
+        if session.injecting and session.last_grid is not None:
+            matches = session.correspondence(session.last_grid)
+            record.flow, record.confidence = matches.flow.cpu(), matches.confidence.cpu()
+            masks = session.masks(session.last_grid)
+            record.masks = type(masks)(masks.target.cpu(), masks.reference.cpu())
+            record.features = type(features)(features.target.cpu(), features.reference.cpu())

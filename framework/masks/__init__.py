@@ -1,0 +1,1 @@
+"""Mask providers: where the concept is, in target and reference."""

@@ -1,0 +1,150 @@
+"""Foreground masks from the cross-attention to the concept's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from framework.attention import finish, project, replaced_processors
+from framework.errors import UserError
+from framework.geometry import resize_mask
+from framework.interfaces import MaskProvider
+from framework.layers import resolve
+from framework.options import PartConfig, option
+from framework.registry import MASKS
+from framework.shapes import grid_of
+from framework.types import Layout, Masks
+
+
+@dataclass
+class CrossAttentionMaskConfig(PartConfig):
+    """Options of :class:`CrossAttentionMask`."""
+
+    layers: list[str] = option([r".*attn2"], "regular expressions on cross-attention layers")
+    resolution: int = option(
+        16, "layers whose grid has this many cells on its shorter side are averaged", low=1
+    )
+
+
+def normalise(maps: Tensor) -> Tensor:
+    """Min-max normalise each map (n, H, W) to [0, 1]; a constant map gives zeros."""
+    low = maps.amin(dim=(1, 2), keepdim=True)
+    high = maps.amax(dim=(1, 2), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(1e-12)
+
+
+@MASKS.register("cross_attention")
+class CrossAttentionMask(MaskProvider):
+    """Mean cross-attention to the concept's tokens, soft, min-max normalised.
+
+    Averaged over heads, over the concept's sub-word tokens and over every layer of the chosen
+    resolution seen so far in the step; taken from the conditional half and used for both halves.
+    """
+
+    Config = CrossAttentionMaskConfig
+
+    @contextmanager
+    def attach(  # type: ignore[override]
+        self,
+        unet: Any,
+        layout: Layout,
+        latent_size: tuple[int, int],
+        target_tokens: list[list[int]],
+        reference_tokens: list[int],
+    ) -> Iterator[None]:
+        """Capture maps in the cross-attention layers; see the base class."""
+        layers = resolve(unet, self.config.layers, Attention, "mask.layers")
+        crossing = {name: layer for name, layer in layers.items() if layer.is_cross_attention}
+        self._latent_size = latent_size
+        self._target_tokens = target_tokens
+        self._reference_tokens = reference_tokens
+        self._device = next(unet.parameters()).device
+        self._grids: set[tuple[int, int]] = set()
+        self.begin_step(layout)
+        with replaced_processors(crossing, lambda name, old: _CapturingProcessor(self, old)):
+            yield
+        self._maps = []
+
+    def begin_step(self, layout: Layout) -> None:
+        """See the base class."""
+        self._layout = layout
+        self._maps: list[Tensor] = []
+
+    @property
+    def version(self) -> int:
+        """Number of maps seen so far in this step."""
+        return len(self._maps)
+
+    def wants(self, positions: int) -> bool:
+        """Whether a layer with that many positions has the chosen resolution."""
+        if not self._layout.references:
+            return False
+        grid = grid_of(positions, *self._latent_size)
+        self._grids.add(grid)
+        return min(grid) == self.config.resolution
+
+    def capture(self, probabilities: Tensor) -> None:
+        """Keep the concept's column of one layer.
+
+        Args:
+            probabilities: conditional half, (1 + N, heads, positions, tokens), reference first.
+        """
+        grid = grid_of(probabilities.shape[2], *self._latent_size)
+        mean = probabilities.detach().float().mean(dim=1)
+        rows = [self._reference_tokens, *self._target_tokens]
+        columns = [row[:, tokens].mean(dim=-1) for row, tokens in zip(mean, rows, strict=True)]
+        self._maps.append(torch.stack(columns).unflatten(1, grid))
+
+    def masks(self, height: int, width: int, pairs: int) -> Masks:
+        """See :meth:`framework.interfaces.MaskProvider.masks`.
+
+        Raises:
+            UserError: no layer of the chosen resolution came before the layer that asks.
+        """
+        if not self._maps:
+            raise UserError(
+                f"mask.resolution is {self.config.resolution}, but no cross-attention layer of "
+                f"that grid comes before the first matched layer; grids seen: "
+                f"{sorted(self._grids)}."
+            )
+        both = resize_mask(normalise(torch.stack(self._maps).mean(dim=0)), height, width)
+        halves = pairs // (both.shape[0] - 1)
+        return Masks(
+            target=both[1:].repeat(halves, 1, 1),
+            reference=both[:1].expand(pairs, -1, -1),
+        )
+
+
+class _CapturingProcessor:
+    """Cross-attention with explicit probabilities where a mask is made of them."""
+
+    def __init__(self, provider: CrossAttentionMask, plain: Any) -> None:
+        self.provider = provider
+        self.plain = plain
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """See diffusers' ``AttnProcessor2_0``; other resolutions run the layer's own processor."""
+        positions = hidden_states.shape[1]
+        if encoder_hidden_states is None or not self.provider.wants(positions):
+            return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        query, key, value = project(attn, hidden_states, encoder_hidden_states)
+        rows, heads = query.shape[:2]
+        probabilities = attn.get_attention_scores(
+            query.flatten(0, 1), key.flatten(0, 1), attention_mask
+        ).unflatten(0, (rows, heads))
+        layout = self.provider._layout
+        self.provider.capture(probabilities[rows - rows // layout.halves :])
+        return finish(attn, probabilities @ value, hidden_states)

@@ -1,0 +1,237 @@
+"""Typed options of a part: a dataclass beside the class, every field with one line of help.
+
+    @dataclass
+    class CycleArgmaxConfig(PartConfig):
+        cycle_threshold: float = option(0.4, "lambda_c of Eq. 8", low=0.0, high=1.0)
+
+A class without such a dataclass gets one derived from its constructor's signature.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from numbers import Real
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from framework.errors import UserError, check_range, nearest
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the word every command-line user knows
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """A dataclass field with help, and the values it permits.
+
+    Args:
+        default: the value where none is given.
+        help: one line for ``dreammatcher list``.
+        low: smallest permitted number (of every element, where the option is a list).
+        high: largest permitted number.
+        choices: the permitted values.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    if type(default).__hash__ is None:  # lists, mappings, sets, dataclasses
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class PartConfig:
+    """Base of every option dataclass: refuses values out of range on construction."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            low, high = item.metadata.get("low"), item.metadata.get("high")
+            many = value if isinstance(value, list | tuple) else [value]
+            for element in many:
+                _check_number(item.name, element, low, high)
+            choices = item.metadata.get("choices")
+            if choices is not None and value not in choices:
+                raise UserError(
+                    f"{item.name} is {value!r}; expected one of "
+                    f"{', '.join(repr(choice) for choice in choices)}."
+                    f"{nearest(str(value), map(str, choices))}"
+                )
+
+
+def _check_number(name: str, value: Any, low: float | None, high: float | None) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} is {value}; expected a finite number.")
+    if value is None or (low is None and high is None):
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UserError(f"{name} is {value!r}; expected a number.")
+    check_range(name, value, low, high)
+
+
+def config_class(cls: type) -> type:
+    """The option dataclass of a part: its ``Config``, or one read off its constructor.
+
+    A constructor that takes ``**options`` passes them on, so its options are its own parameters
+    and those of the class it derives from.
+
+    Raises:
+        UserError: the constructor has a parameter without a default (a part must be constructible
+            from its configuration alone), or leaves out options every part of its kind has.
+    """
+    declared = cls.__dict__.get("Config")
+    if declared is not None:
+        return declared
+    if "__init__" not in cls.__dict__:
+        return config_class(cls.__base__) if cls.__base__ not in (None, object) else PartConfig
+    parameters = list(inspect.signature(cls.__init__).parameters.items())[1:]
+    hints, helps = _hints(cls), _documented(cls)
+    columns: list[Any] = []
+    passes_on = False
+    for name, parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            passes_on = True
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.default is parameter.empty:
+            raise UserError(
+                f"{cls.__name__}.__init__ needs a default for '{name}': a part is built from its "
+                "configuration, in which every option may be left out."
+            )
+        kind = _supported(hints.get(name, Any), parameter.default)
+        columns.append((name, kind, option(parameter.default, helps.get(name, ""))))
+    inherited = config_class(cls.__base__) if cls.__base__ is not object else PartConfig
+    if not passes_on and inspect.isabstract(cls.__base__):
+        missing = {item.name for item in fields(inherited)} - {column[0] for column in columns}
+        if missing:
+            raise UserError(
+                f"{cls.__name__}.__init__ leaves out {', '.join(sorted(missing))}; take **options "
+                "and pass them to super().__init__(**options)."
+            )
+    base = inherited if passes_on else PartConfig
+    return make_dataclass(f"{cls.__name__}Config", columns, bases=(base,))
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of a constructor's parameters; none where they name what cannot be resolved."""
+    try:
+        return get_type_hints(cls.__init__)
+    except NameError:
+        return {}
+
+
+def _supported(kind: Any, default: Any) -> Any:
+    """The type if values of it can stand in a YAML file, else Any."""
+    try:
+        OmegaConf.structured(make_dataclass("_Probe", [("value", kind, option(default, ""))]))
+    except (OmegaConfBaseException, TypeError, ValueError):
+        return Any
+    return kind
+
+
+def _documented(cls: type) -> dict[str, str]:
+    """First line for each argument of the ``Args:`` section of the class or its constructor."""
+    found: dict[str, str] = {}
+    for text in (inspect.getdoc(cls), inspect.getdoc(cls.__init__)):
+        section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", text or "", re.MULTILINE)
+        for name, line in re.findall(r"^ +(\w+):[ \t]*(.+)$", section[1] if section else "", re.M):
+            found.setdefault(name, line)
+    return found
+
+
+def fill(section: str, cls: type, options: Any) -> Any:
+    """Build an option dataclass from a mapping, converting and checking every value.
+
+    Args:
+        section: key the options stand under, for messages; empty at the top level.
+        cls: the dataclass.
+        options: option names and values, as YAML gives them.
+
+    Raises:
+        UserError: an unknown option, a value of another type or out of range; the message starts
+            with the full key.
+    """
+    if not isinstance(options, Mapping):
+        raise UserError(f"{section} is {_shown(options)}; expected a mapping of options.")
+    prefix = f"{section}." if section else ""
+    typed = OmegaConf.structured(cls)
+    known = [item.name for item in fields(cls)]
+    for key, value in options.items():
+        if key not in known:
+            raise UserError(
+                f"Unknown key '{prefix}{key}'.{nearest(str(key), known)} "
+                f"Known: {', '.join(known) or '(no options)'}."
+            )
+        try:
+            typed = OmegaConf.merge(typed, {key: value})
+        except OmegaConfBaseException as error:
+            expected = _words(get_type_hints(cls).get(str(key), Any))
+            raise UserError(f"{prefix}{key} is {_shown(value)}; expected {expected}.") from error
+    try:
+        return OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{prefix or 'configuration'}: {str(error).splitlines()[0]}") from error
+    except (UserError, ValueError) as error:
+        raise UserError(f"{prefix}{error}") from error
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
+
+
+_WORDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+
+
+def _words(kind: Any) -> str:
+    """A type in words: ``int | None`` is "an integer or null"."""
+    if kind in _WORDS:
+        return _WORDS[kind]
+    name = getattr(kind, "__origin__", None)
+    arguments = getattr(kind, "__args__", ())
+    if name in (list, tuple):
+        plural = {int: "integers", float: "numbers", str: "texts", bool: "true or false"}
+        return f"a list of {plural.get(arguments[0] if arguments else None, 'values')}"
+    if name is dict or kind is dict:
+        return "a mapping"
+    if arguments and name is not dict:
+        return " or ".join(_words(argument) for argument in arguments)
+    return f"a {getattr(kind, '__name__', kind)}"
+
+
+def describe_options(cls: type) -> list[tuple[str, str, str, str]]:
+    """Rows (name, type, default, help) of a part's options, for ``dreammatcher list``."""
+    rows = []
+    for item in fields(config_class(cls)):
+        kind = item.type if isinstance(item.type, str) else inspect.formatannotation(item.type)
+        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+        text = item.metadata.get("help", "")
+        low, high = item.metadata.get("low"), item.metadata.get("high")
+        if low is not None and high is not None:
+            text = f"{text} ({low:g} to {high:g})".strip()
+        elif low is not None or high is not None:
+            bound = f"at least {low:g}" if low is not None else f"at most {high:g}"
+            text = f"{text} ({bound})".strip()
+        if item.metadata.get("choices"):
+            text = f"{text} (one of {', '.join(map(str, item.metadata['choices']))})".strip()
+        rows.append((item.name, str(kind), repr(default), text))
+    return rows
+
+
+def options_of(config: Any) -> dict[str, Any]:
+    """A dataclass instance as keyword arguments, without touching nested values."""
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}

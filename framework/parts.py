@@ -1,0 +1,62 @@
+"""The parts a sampler is made of, and which of them act in which step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from framework.interfaces import (
+    FeatureExtractor,
+    Guidance,
+    Injector,
+    MaskProvider,
+    Matcher,
+    ReferenceTrajectory,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The six parts a sampler is made of; the seventh, the personalizer, made the model."""
+
+    trajectory: ReferenceTrajectory
+    extractor: FeatureExtractor
+    mask: MaskProvider
+    matcher: Matcher
+    injector: Injector
+    guidance: Guidance
+
+
+class Plan:
+    """Which steps inject, are guided, and need the reference branch.
+
+    Args:
+        parts: the sampler's parts.
+        steps: T.
+    """
+
+    def __init__(self, parts: Parts, steps: int) -> None:
+        self.steps = steps
+        self.parts = parts
+        injector = parts.injector
+        self.uses_reference = injector.injects or any(map(parts.guidance.active, range(steps)))
+
+    def injects(self, step: int) -> bool:
+        """Whether matched layers act in this step."""
+        injector = self.parts.injector
+        if not injector.injects or step >= self.steps:
+            return False
+        end = injector.config.end_step
+        return step >= injector.config.start_step and (end is None or step < end)
+
+    def guides(self, step: int) -> bool:
+        """Whether this step is guided."""
+        return self.parts.guidance.active(step)
+
+    def describes(self, step: int) -> bool:
+        """Whether this step's features are wanted: by the next step, or by guidance in this one."""
+        following = self.injects(step + 1) and self.parts.injector.needs_correspondence
+        return following or self.guides(step)
+
+    def shows_reference(self, step: int) -> bool:
+        """Whether the reference branch takes part in this step."""
+        return self.injects(step) or self.describes(step)

@@ -1,0 +1,110 @@
+"""What the layers of one sampling call share: the step, its features, masks and matches.
+
+Held by the attention processors for the duration of a call; nothing is stored on the pipeline.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from framework.geometry import resize_grid
+from framework.interfaces import Injector, MaskProvider, Matcher
+from framework.shapes import grid_of
+from framework.types import Correspondence, Features, Layout, Masks
+
+
+class Session:
+    """State of one sampling call.
+
+    Args:
+        layout: order of the rows when the reference takes part.
+        latent_size: (h, w) of the latents.
+        mask: mask provider.
+        matcher: matcher.
+        injector: injector.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        latent_size: tuple[int, int],
+        mask: MaskProvider,
+        matcher: Matcher,
+        injector: Injector,
+    ) -> None:
+        self.layout = layout
+        self.latent_size = latent_size
+        self.mask = mask
+        self.matcher = matcher
+        self.injector = injector
+        self.features: Features | None = None
+        self.injecting = False
+        self.last_grid: tuple[int, int] | None = None
+        self._flows: dict[tuple[int, int, int], Correspondence] = {}
+
+    @property
+    def pairs(self) -> int:
+        """Number of (target, reference) pairs B."""
+        return self.layout.halves * self.layout.targets
+
+    def begin_step(self, layout: Layout, injecting: bool) -> None:
+        """Start a U-Net evaluation.
+
+        Args:
+            layout: order of its rows.
+            injecting: whether matched layers act in it.
+        """
+        self.layout = layout
+        self.injecting = injecting
+        self.last_grid = None
+        self._flows.clear()
+        self.mask.begin_step(layout)
+
+    def grid(self, positions: int) -> tuple[int, int]:
+        """Grid (H, W) of an attention layer with that many positions."""
+        return grid_of(positions, *self.latent_size)
+
+    def masks(self, grid: tuple[int, int]) -> Masks:
+        """Masks (B, H, W) on a grid, from the maps seen so far in this step."""
+        return self.mask(*grid, self.pairs)
+
+    def correspondence(self, grid: tuple[int, int]) -> Correspondence:
+        """Matches on a grid; computed once per step, grid and state of the masks."""
+        key = (*grid, self.mask.version)
+        if key not in self._flows:
+            self._flows[key] = match_on_grid(self.features, self.masks(grid), grid, self.matcher)
+        if self.last_grid is None or grid[0] >= self.last_grid[0]:
+            self.last_grid = grid
+        return self._flows[key]
+
+    def attend(self, inputs: object, grid: tuple[int, int]) -> Tensor:
+        """Run the injector in a layer of that grid."""
+        needed = self.injector.needs_correspondence
+        matches = self.correspondence(grid) if needed else None
+        return self.injector(inputs, matches, self.masks(grid))  # type: ignore[arg-type]
+
+
+def match_on_grid(
+    features: Features | None, masks: Masks, grid: tuple[int, int], matcher: Matcher
+) -> Correspondence:
+    """Resize descriptors to a grid, normalise them again, and match.
+
+    Args:
+        features: descriptors on any grid.
+        masks: masks on ``grid``.
+        grid: (H, W).
+        matcher: the matcher.
+    """
+    if features is None:
+        raise RuntimeError("matching was asked for before any features were extracted")
+    sized = Features(
+        target=_on_grid(features.target, grid), reference=_on_grid(features.reference, grid)
+    )
+    return matcher(sized, masks)
+
+
+def _on_grid(descriptors: Tensor, grid: tuple[int, int]) -> Tensor:
+    if descriptors.shape[1:3] == grid:
+        return descriptors
+    sized = resize_grid(descriptors, *grid, align_corners=False)
+    return sized / sized.norm(dim=-1, keepdim=True).clamp_min(1e-12)

@@ -1,0 +1,1 @@
+"""The embedded world: procedural toy objects, scenes, captions and their renders."""

@@ -1,0 +1,80 @@
+"""Command line of the pre-training: one command a stage.
+
+    python -m framework.toyworld.pretrain vae --data data/world --work runs/world minutes=13
+
+``--data`` holds ``train`` and ``val``, written by ``python -m framework.toyworld.dataset``. The
+same command again goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from framework.toyworld.dataset import RenderedWorld
+from framework.toyworld.pretrain import stages
+from framework.toyworld.pretrain.evaluate import evaluate
+from framework.toyworld.pretrain.export import export
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the stages and their options to a parser."""
+    parser.add_argument("stage", choices=[*stages.STAGES, "latents", "export", "evaluate"])
+    parser.add_argument("--data", type=Path, default=Path("data/world"), help="rendered sets")
+    parser.add_argument("--work", type=Path, default=Path("runs/world"), help="checkpoints, logs")
+    parser.add_argument("--target", type=Path, default=WEIGHTS, help="exported folder")
+    parser.add_argument("--minutes", type=float, help="the same as minutes=...")
+    parser.add_argument("options", nargs="*", metavar="key=value", help="options of the stage")
+
+
+def run(arguments: argparse.Namespace) -> Any:
+    """Runs the stage that the arguments name."""
+    name, work = arguments.stage, arguments.work
+    options = OmegaConf.to_container(OmegaConf.from_dotlist(arguments.options))
+    if arguments.minutes is not None:
+        options["minutes"] = arguments.minutes
+    if name in stages.STAGES:
+        config_class, train = stages.STAGES[name]
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), options))
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        return train(config, arguments.data, work)
+    if name == "latents":
+        size = int(options.pop("size", 64))
+        torch.set_num_threads(int(options.pop("threads", 1)))
+        return stages.cache(arguments.data, work, size)
+    if name == "export":
+        torch.set_num_threads(int(options.pop("threads", 1)))
+        return export(work, arguments.target)
+    torch.set_num_threads(int(options.pop("threads", 1)))
+    table = evaluate(
+        arguments.target,
+        RenderedWorld(arguments.data / "val"),
+        sheet=work / "text_to_image.png",
+        **options,
+    )
+    text = json.dumps(table, indent=2)
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "quality.json").write_text(text + "\n")
+    print(text)
+    return table
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("httpx", "pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    parser = argparse.ArgumentParser(
+        prog="python -m framework.toyworld.pretrain", description="Pre-training of the toy world."
+    )
+    add_arguments(parser)
+    run(parser.parse_intermixed_args(argv))

@@ -1,0 +1,77 @@
+"""Batches of the rendered world as tensors: pictures, half-size pictures, masks, labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framework.toyworld.dataset import RenderedWorld
+from framework.toyworld.objects import CATEGORIES
+from framework.toyworld.palette import COLOURS
+from framework.toyworld.scene import PLACES, SceneSpec
+
+
+def as_pictures(images: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in -1..1, channels last in memory."""
+    pictures = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return pictures.float().div_(127.5).sub_(1.0)
+
+
+def pictures_of(world: RenderedWorld, indices: np.ndarray, size: int | None = None) -> Tensor:
+    """Pictures of a set.
+
+    Args:
+        world: The set.
+        indices: Which, (B,).
+        size: Side in pixels, a divisor of the renders' side: smaller ones are averages of pixels.
+
+    Returns:
+        (B, 3, size, size) in -1..1.
+    """
+    order = np.argsort(indices)
+    images = np.empty((len(indices), *world.images.shape[1:]), np.uint8)
+    images[order] = world.images[indices[order]]
+    pictures = as_pictures(images)
+    if size is not None and size != pictures.shape[-1]:
+        pictures = F.avg_pool2d(pictures, pictures.shape[-1] // size)
+    return pictures
+
+
+def masks_of(world: RenderedWorld, indices: np.ndarray, size: int) -> Tensor:
+    """Fraction of the object in each cell of a ``size`` x ``size`` grid, (B, 1, size, size)."""
+    masks = torch.from_numpy(np.stack([world.masks[i] for i in indices]))[:, None].float()
+    return F.avg_pool2d(masks, masks.shape[-1] // size)
+
+
+CATEGORY_NAMES: tuple[str, ...] = tuple(CATEGORIES)
+COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
+
+
+def labels_of(scenes: list[SceneSpec]) -> dict[str, Tensor]:
+    """Category, place and main colour of scenes as class numbers, each (B,)."""
+    categories = [CATEGORY_NAMES.index(s.object.category) for s in scenes]
+    places = [PLACES.index(s.place) for s in scenes]
+    colours = [COLOUR_NAMES.index(s.object.parts[s.object.main].colour) for s in scenes]
+    return {
+        "category": torch.tensor(categories),
+        "place": torch.tensor(places),
+        "colour": torch.tensor(colours),
+    }
+
+
+def shift(pictures: Tensor, largest: int, generator: np.random.Generator) -> Tensor:
+    """Moves each picture by up to ``largest`` pixels; the edge is repeated. (B, 3, H, W)."""
+    height, width = pictures.shape[-2:]
+    padded = F.pad(pictures, (largest,) * 4, mode="replicate")
+    tops = generator.integers(0, 2 * largest + 1, size=(len(pictures), 2))
+    crops = [p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, tops, strict=True)]
+    return torch.stack(crops)
+
+
+def brighten(pictures: Tensor, strength: float, generator: np.random.Generator) -> Tensor:
+    """Random gain and offset of each picture, (B, 3, H, W) in -1..1."""
+    amounts = generator.uniform(-strength, strength, size=(2, len(pictures), 1, 1, 1))
+    gain, offset = torch.from_numpy(amounts).float()
+    return pictures * (1.0 + gain) + offset

@@ -1,0 +1,106 @@
+"""What each stage trains from and leaves behind, in a working folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from framework.toyworld.captions import VOCABULARY
+from framework.toyworld.dataset import RenderedWorld
+from framework.toyworld.pretrain import clip, identity, models, unet, vae
+from framework.toyworld.pretrain.latents import cache_latents
+from framework.toyworld.pretrain.models import write_folder
+from framework.toyworld.pretrain.stage import StageConfig, averaged_weights, fit
+from framework.toyworld.pretrain.tokenizer import build_tokenizer
+
+
+def _worlds(data: Path) -> tuple[RenderedWorld, RenderedWorld | None]:
+    """Training and, where there is one, held-out renders."""
+    held_out = data / "val"
+    return RenderedWorld(data / "train"), RenderedWorld(held_out) if held_out.exists() else None
+
+
+def train_vae(config: vae.VAEConfig, data: Path, work: Path) -> None:
+    """Trains the autoencoder, or goes on with its decoder; leaves ``models/vae``."""
+    world, held_out = _worlds(data)
+    folder = work / ("vae_decoder" if config.decoder_only else "vae")
+    network = models.load_vae(work) if config.decoder_only else vae.build_vae(config.channels)
+    stage = fit(vae.VAEStage(network, config, world, held_out, folder), folder)
+    if stage.global_rank == 0:
+        models.publish_vae(work, stage.average, None if config.decoder_only else world)
+
+
+def train_clip(config: clip.CLIPStageConfig, data: Path, work: Path) -> None:
+    """Trains CLIP, or goes on with its vision tower; leaves ``tokenizer`` and ``clip``."""
+    world, held_out = _worlds(data)
+    folder = work / ("clip_vision" if config.vision_only else "clip")
+    if config.vision_only:
+        tokenizer, network = models.load_tokenizer(work), models.load_clip(work).train()
+    else:
+        tokenizer = build_tokenizer(VOCABULARY)
+        network = clip.build_clip(tokenizer, config, world.images.shape[1])
+    stage = fit(clip.CLIPStage(network, tokenizer, config, world, held_out), folder)
+    if stage.global_rank == 0:
+        write_folder(work / "models" / "tokenizer", tokenizer.save_pretrained)
+        write_folder(work / "models" / "clip", stage.average.save_pretrained)
+
+
+def train_identity(config: identity.IdentityConfig, data: Path, work: Path) -> None:
+    """Trains the identity encoder from CLIP's vision tower; leaves ``models/identity``."""
+    world, held_out = _worlds(data)
+    network = identity.build_identity(config, models.load_clip(work)).train()
+    stage = fit(identity.IdentityStage(network, config, world, held_out), work / "identity")
+    args = identity.model_args(config, world.images.shape[1])
+    if stage.global_rank == 0:
+        write_folder(
+            work / "models" / "identity",
+            lambda folder: models.write_identity(stage.average, args, folder),
+        )
+
+
+def latents_path(work: Path, size: int) -> Path:
+    """File of the training latents of pictures with a side of ``size`` pixels."""
+    return work / "latents" / f"train_{size}.npy"
+
+
+def cache(data: Path, work: Path, size: int) -> Path:
+    """Encodes the training set with ``models/vae``."""
+    world = RenderedWorld(data / "train")
+    return cache_latents(models.load_vae(work), world, latents_path(work, size), size)
+
+
+def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
+    """Trains the U-Net at a size, from the smaller size's if there is one; ``models/unet``."""
+    latents = np.load(cache(data, work, config.size), mmap_mode="r")
+    world = RenderedWorld(data / "train")
+    folder, smaller = work / f"unet_{config.size}", work / f"unet_{config.size // 2}" / "last.ckpt"
+    tokenizer, encoder = models.load_tokenizer(work), models.text_encoder_of(models.load_clip(work))
+    network = unet.build_unet(config.channels, encoder.config.hidden_size)
+    if config.init:
+        network = models.load_unet(Path(config.init))
+    elif smaller.exists():
+        network.load_state_dict(averaged_weights(smaller))
+    stage = unet.UNetStage(
+        network.train(),
+        config,
+        unet.latent_batches(world, latents, tokenizer, config),
+        tokenizer,
+        encoder,
+        models.load_vae(work),
+        folder,
+    )
+    fit(stage, folder)
+    if stage.global_rank == 0:
+        models.publish_unet(work, stage.average, folder / "last.ckpt")
+
+
+STAGES: dict[str, tuple[type[StageConfig], Callable[[Any, Path, Path], None]]] = {
+    "vae": (vae.VAEConfig, train_vae),
+    "clip": (clip.CLIPStageConfig, train_clip),
+    "identity": (identity.IdentityConfig, train_identity),
+    "unet": (unet.UNetConfig, train_unet),
+}
+"""Stage -> options and what it runs."""

@@ -1,0 +1,1 @@
+"""Reference trajectories: which latent the reference branch shows at each step."""

@@ -1,0 +1,34 @@
+"""DDIM inversion of the reference with the empty prompt."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from framework.denoiser import Denoiser
+from framework.interfaces import ReferenceTrajectory
+from framework.progress import progress
+from framework.registry import TRAJECTORIES
+from framework.schedule import ddim_step
+
+
+@TRAJECTORIES.register("ddim_inversion")
+class DDIMInversion(ReferenceTrajectory):
+    """DDIM inversion with the empty prompt, every latent kept (Song et al., ICLR 2021).
+
+    The noise for the move to a later time is evaluated at that time with the earlier latent, one
+    evaluation a step: with an empty prompt classifier-free guidance changes nothing.
+    """
+
+    def invert(self, denoiser: Denoiser, clean: Tensor) -> Tensor:
+        """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
+        condition = denoiser.condition("")
+        latents, abar = clean, denoiser.final_alpha_bar
+        collected = []
+        for timestep in progress(denoiser.timesteps[::-1], "inverting the reference"):
+            eps = denoiser.eps(latents, timestep, condition)
+            abar_next = denoiser.alpha_bar(timestep)
+            latents = ddim_step(eps, latents, abar, abar_next)
+            abar = abar_next
+            collected.append(latents)
+        return torch.stack(collected[::-1])

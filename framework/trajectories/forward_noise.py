@@ -1,0 +1,34 @@
+"""The reference noised directly to each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from framework.denoiser import Denoiser
+from framework.interfaces import ReferenceTrajectory
+from framework.options import PartConfig, option
+from framework.registry import TRAJECTORIES
+
+
+@dataclass
+class ForwardNoiseConfig(PartConfig):
+    """Options of :class:`ForwardNoise`."""
+
+    seed: int = option(0, "seed of the one noise used at every step", low=0)
+
+
+@TRAJECTORIES.register("forward_noise")
+class ForwardNoise(ReferenceTrajectory):
+    """The clean latent noised to each step with one noise; costs no U-Net evaluation."""
+
+    Config = ForwardNoiseConfig
+
+    def invert(self, denoiser: Denoiser, clean: Tensor) -> Tensor:
+        """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        abars = [denoiser.alpha_bar(timestep) for timestep in denoiser.timesteps]
+        return torch.stack([abar**0.5 * clean + (1 - abar) ** 0.5 * noise for abar in abars])

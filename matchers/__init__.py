@@ -1,0 +1,1 @@
+"""Matchers: pure tensor code, one matcher a file. Each file registers itself."""

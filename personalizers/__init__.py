@@ -1,0 +1,1 @@
+"""Personalizers: one personalization method a file. Each file registers itself."""
