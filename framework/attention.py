@@ -80,7 +80,6 @@ class InjectingProcessor:
             return finish(attn, out, hidden_states)
         layout = session.layout
         (ref_q, tgt_q), (ref_k, tgt_k), (ref_v, tgt_v) = map(layout.split, (query, key, value))
-        grid = session.grid(hidden.shape[1])
         inputs = AttentionInputs(
             query=tgt_q,
             key=tgt_k,
@@ -88,10 +87,10 @@ class InjectingProcessor:
             reference_query=layout.pair(ref_q),
             reference_key=layout.pair(ref_k),
             reference_value=layout.pair(ref_v),
-            grid=grid,
+            grid=session.grid(hidden.shape[1]),
             scale=attn.scale,
         )
-        target = session.attend(inputs, grid)
+        target = session.attend(inputs)
         reference = F.scaled_dot_product_attention(ref_q, ref_k, ref_v, scale=attn.scale)
         return finish(attn, layout.join(reference, target), hidden_states)
 

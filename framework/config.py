@@ -26,11 +26,13 @@ from framework.config_layers import (
     resolved,
     with_bases,
 )
-from framework.errors import UserError, check_range, unknown_name
-from framework.options import PartConfig, config_class, fill, option, options_of
+from framework.errors import UserError, unknown_name
+from framework.metrics.config import EvaluationConfig
+from framework.options import PartConfig, config_class, option, options_of
 from framework.registry import REGISTRIES, import_plugin
 from framework.resources import config_file
 from framework.sampler import SamplerConfig
+from framework.typed import fill
 
 DEFAULT = "default"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -51,6 +53,7 @@ class ModelConfig(PartConfig):
     dtype: str = option("float32", "data type of the weights", choices=DTYPES)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     channels_last: bool = option(False, "memory format of the U-Net")
+    notes: dict[str, str] = option({}, "model path -> what to tell who uses it with own pictures")
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     concept: ConceptConfig = field(default_factory=ConceptConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     personalizer: dict[str, Any] = field(default_factory=lambda: {"name": "textual_inversion"})
     trajectory: dict[str, Any] = field(default_factory=lambda: {"name": "ddim_inversion"})
     extractor: dict[str, Any] = field(default_factory=lambda: {"name": "diffusion"})
@@ -89,8 +93,9 @@ class Config:
         for name in ("prompts", "seeds"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; give at least one.")
-        for value in (*self.seeds, self.seed):
-            check_range("seed", value, 0, MAX_SEED)
+        for name, value in (*(("seeds", seed) for seed in self.seeds), ("seed", self.seed)):
+            if not 0 <= value <= MAX_SEED:
+                raise UserError(f"{name} has {value}; expected integers from 0 to {MAX_SEED}.")
 
     def part(self, kind: str, **options: Any) -> Any:
         """Build the part of one kind, e.g. ``config.part("matcher")``; options override."""
@@ -108,6 +113,7 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "concept": ConceptConfig,
     "sampler": SamplerConfig,
+    "evaluation": EvaluationConfig,
 }
 
 
@@ -187,12 +193,9 @@ def _import_plugins(modules: Any) -> None:
 
 def _with_defaults(data: Layer) -> Layer:
     """Every section and option spelled out, so that ``${...}`` may name any of them."""
-    complete = to_plain(Config()) | data
+    complete = merge(to_plain(Config()), data, REGISTRIES)
     if complete["plugins"] is None:
         complete["plugins"] = []
-    for section, cls in SECTIONS.items():
-        if isinstance(complete[section], Mapping):
-            complete[section] = _defaults(cls) | complete[section]
     for kind in REGISTRIES:
         complete[kind] = _part_section(kind, complete)
     return complete
@@ -211,10 +214,15 @@ def _part_section(kind: str, data: Layer) -> Layer:
             f"{kind}: {{name: {REGISTRIES[kind].names()[0]}}}."
         )
     name = section["name"]
-    if isinstance(name, str) and "${" in name:
+    if not isinstance(name, str):
+        shown = "null" if name is None else repr(name)
+        raise UserError(
+            f"{kind}.name is {shown}; expected text, e.g. {REGISTRIES[kind].names()[0]}."
+        )
+    if "${" in name:
         name = resolved(data | {"name": name}, ["name"])["name"]
-    cls = config_class(REGISTRIES[kind].get(str(name)))
-    return _defaults(cls) | dict(section) | {"name": str(name)}
+    cls = config_class(REGISTRIES[kind].get(name))
+    return _defaults(cls) | dict(section) | {"name": name}
 
 
 def _defaults(cls: type) -> Layer:

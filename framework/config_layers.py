@@ -136,7 +136,9 @@ def resolved(data: Mapping[str, Any], keys: Iterable[str] | None = None) -> Laye
             return OmegaConf.to_container(tree, resolve=True)  # type: ignore[return-value]
         chosen = {key: OmegaConf.select(tree, key) for key in keys if key in data}
         return {
-            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            key: OmegaConf.to_container(value, resolve=True)
+            if OmegaConf.is_config(value)
+            else value
             for key, value in chosen.items()
         }
     except OmegaConfBaseException as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from framework.model import Condition, TextToImageModel
-from framework.schedule import alpha_bar, final_alpha_bar, predicted_clean, to_eps
+from framework.schedule import alpha_bar, clean_from, final_alpha_bar, to_eps
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,4 @@ class Denoiser:
 
     def clean(self, output: Tensor, latents: Tensor, timestep: int) -> Tensor:
         """z0_hat from a raw model output, (rows, C, h, w)."""
-        abar = self.alpha_bar(timestep)
-        return predicted_clean(to_eps(output, latents, abar, self.prediction_type), latents, abar)
+        return clean_from(output, latents, self.alpha_bar(timestep), self.prediction_type)

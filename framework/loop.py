@@ -155,6 +155,7 @@ class Loop:
                     reference_clean=self.reference.latent.expand(len(rows), -1, -1, -1),
                     correspondence=matches,
                     masks=masks,
+                    halves=self.layout.halves,
                 )
             ).detach()
         return from_eps(eps, rows.detach(), abar, kind)
@@ -177,9 +178,8 @@ class Loop:
         assert session is not None
         record.reference_clean = reference_clean[-1:].cpu()
         record.matched = session.injecting
-        if session.injecting and session.last_grid is not None:
-            matches = session.correspondence(session.last_grid)
+        if session.seen is not None:
+            matches, masks = session.seen
             record.flow, record.confidence = matches.flow.cpu(), matches.confidence.cpu()
-            masks = session.masks(session.last_grid)
             record.masks = type(masks)(masks.target.cpu(), masks.reference.cpu())
             record.features = type(features)(features.target.cpu(), features.reference.cpu())

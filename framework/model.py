@@ -65,12 +65,32 @@ class TextToImageModel:
     def __init__(self, pipe: Any) -> None:
         if not isinstance(pipe, tuple(FAMILIES.values())):
             raise UserError(
-                f"{type(pipe).__name__} is not supported: its denoiser is not a U-Net with separate "
-                f"self-attention layers, or is conditioned differently. "
+                f"{type(pipe).__name__} is not supported: its denoiser is not a U-Net with "
+                "separate self-attention layers, or is conditioned differently. "
                 f"Supported: {', '.join(FAMILIES)}."
             )
         self.pipe = pipe
         self.is_xl = isinstance(pipe, StableDiffusionXLPipeline)
+        self._check_unet()
+
+    def _check_unet(self) -> None:
+        """Refuse U-Nets whose input or condition is more than noisy latents and text."""
+        config, channels = self.unet.config, int(self.pipe.vae.config.latent_channels)
+        reasons = {
+            f"its U-Net takes {config.in_channels} channels where a latent has {channels} "
+            "(an inpainting or depth model)": int(config.in_channels) != channels,
+            "its U-Net is conditioned on the guidance scale (a latent consistency model)": (
+                getattr(config, "time_cond_proj_dim", None) is not None
+            ),
+            "its U-Net is compiled, and attention is replaced inside; build the sampler with the "
+            "uncompiled U-Net": hasattr(self.unet, "_orig_mod"),
+        }
+        for reason, applies in reasons.items():
+            if applies:
+                raise UserError(
+                    f"This {type(self.pipe).__name__} is not supported: {reason}. "
+                    f"Supported: {', '.join(FAMILIES)}."
+                )
 
     @property
     def unet(self) -> Any:

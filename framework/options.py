@@ -14,7 +14,6 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from numbers import Real
 from typing import Any, get_type_hints
@@ -23,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from framework.errors import UserError, check_range, nearest
+from framework.typed import shown
 
 
 def option(
@@ -107,7 +107,7 @@ def config_class(cls: type) -> type:
                 f"{cls.__name__}.__init__ needs a default for '{name}': a part is built from its "
                 "configuration, in which every option may be left out."
             )
-        kind = _supported(hints.get(name, Any), parameter.default)
+        kind = _supported(cls, name, hints.get(name, Any), parameter.default)
         columns.append((name, kind, option(parameter.default, helps.get(name, ""))))
     inherited = config_class(cls.__base__) if cls.__base__ is not object else PartConfig
     if not passes_on and inspect.isabstract(cls.__base__):
@@ -129,13 +129,18 @@ def _hints(cls: type) -> dict[str, Any]:
         return {}
 
 
-def _supported(kind: Any, default: Any) -> Any:
+def _supported(cls: type, name: str, kind: Any, default: Any) -> Any:
     """The type if values of it can stand in a YAML file, else Any."""
-    try:
-        OmegaConf.structured(make_dataclass("_Probe", [("value", kind, option(default, ""))]))
-    except (OmegaConfBaseException, TypeError, ValueError):
-        return Any
-    return kind
+    for each in (kind, Any):
+        try:
+            OmegaConf.structured(make_dataclass("_Probe", [("value", each, option(default, ""))]))
+            return each
+        except (OmegaConfBaseException, TypeError, ValueError):
+            continue
+    raise UserError(
+        f"{cls.__name__}.__init__: the default of '{name}', {default!r}, cannot stand in a YAML "
+        "file; use a number, text, a list, a mapping or None."
+    )
 
 
 def _documented(cls: type) -> dict[str, str]:
@@ -146,71 +151,6 @@ def _documented(cls: type) -> dict[str, str]:
         for name, line in re.findall(r"^ +(\w+):[ \t]*(.+)$", section[1] if section else "", re.M):
             found.setdefault(name, line)
     return found
-
-
-def fill(section: str, cls: type, options: Any) -> Any:
-    """Build an option dataclass from a mapping, converting and checking every value.
-
-    Args:
-        section: key the options stand under, for messages; empty at the top level.
-        cls: the dataclass.
-        options: option names and values, as YAML gives them.
-
-    Raises:
-        UserError: an unknown option, a value of another type or out of range; the message starts
-            with the full key.
-    """
-    if not isinstance(options, Mapping):
-        raise UserError(f"{section} is {_shown(options)}; expected a mapping of options.")
-    prefix = f"{section}." if section else ""
-    typed = OmegaConf.structured(cls)
-    known = [item.name for item in fields(cls)]
-    for key, value in options.items():
-        if key not in known:
-            raise UserError(
-                f"Unknown key '{prefix}{key}'.{nearest(str(key), known)} "
-                f"Known: {', '.join(known) or '(no options)'}."
-            )
-        try:
-            typed = OmegaConf.merge(typed, {key: value})
-        except OmegaConfBaseException as error:
-            expected = _words(get_type_hints(cls).get(str(key), Any))
-            raise UserError(f"{prefix}{key} is {_shown(value)}; expected {expected}.") from error
-    try:
-        return OmegaConf.to_object(typed)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{prefix or 'configuration'}: {str(error).splitlines()[0]}") from error
-    except (UserError, ValueError) as error:
-        raise UserError(f"{prefix}{error}") from error
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else repr(value)
-
-
-_WORDS = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    type(None): "null",
-}
-
-
-def _words(kind: Any) -> str:
-    """A type in words: ``int | None`` is "an integer or null"."""
-    if kind in _WORDS:
-        return _WORDS[kind]
-    name = getattr(kind, "__origin__", None)
-    arguments = getattr(kind, "__args__", ())
-    if name in (list, tuple):
-        plural = {int: "integers", float: "numbers", str: "texts", bool: "true or false"}
-        return f"a list of {plural.get(arguments[0] if arguments else None, 'values')}"
-    if name is dict or kind is dict:
-        return "a mapping"
-    if arguments and name is not dict:
-        return " or ".join(_words(argument) for argument in arguments)
-    return f"a {getattr(kind, '__name__', kind)}"
 
 
 def describe_options(cls: type) -> list[tuple[str, str, str, str]]:
@@ -228,7 +168,7 @@ def describe_options(cls: type) -> list[tuple[str, str, str, str]]:
             text = f"{text} ({bound})".strip()
         if item.metadata.get("choices"):
             text = f"{text} (one of {', '.join(map(str, item.metadata['choices']))})".strip()
-        rows.append((item.name, str(kind), repr(default), text))
+        rows.append((item.name, str(kind), shown(default), text))
     return rows
 
 

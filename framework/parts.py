@@ -37,8 +37,7 @@ class Plan:
     def __init__(self, parts: Parts, steps: int) -> None:
         self.steps = steps
         self.parts = parts
-        injector = parts.injector
-        self.uses_reference = injector.injects or any(map(parts.guidance.active, range(steps)))
+        self.uses_reference = any(map(self.shows_reference, range(steps)))
 
     def injects(self, step: int) -> bool:
         """Whether matched layers act in this step."""
@@ -50,7 +49,7 @@ class Plan:
 
     def guides(self, step: int) -> bool:
         """Whether this step is guided."""
-        return self.parts.guidance.active(step)
+        return step < self.steps and self.parts.guidance.active(step)
 
     def describes(self, step: int) -> bool:
         """Whether this step's features are wanted: by the next step, or by guidance in this one."""

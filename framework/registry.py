@@ -1,10 +1,10 @@
 """One small registry for each kind of part.
 
-A registered object is a subclass of the kind's interface (see :mod:`framework.interfaces`). It can
-be named in a configuration by its registered name or by ``module:Class``. Built-ins are found by
-importing the kind's folder; third parties join through the entry-point group
-``dreammatcher.plugins`` (each entry names a module to import) or ``plugins: [module]`` in a config.
-An import error inside a plug-in is raised, never swallowed.
+A registered object is a concrete subclass of the kind's interface (see :mod:`framework.interfaces`)
+that can be built from its options alone. It can be named in a configuration by its registered name
+or by ``module:Class``. Built-ins are found by importing the kind's folder; third parties join
+through the entry-point group ``dreammatcher.plugins`` (each entry names a module to import) or
+``plugins: [module]`` in a config. An import error inside a plug-in is raised, never swallowed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from framework.errors import UserError, unknown_name
+from framework.errors import UserError, nearest, unknown_name
 
 ENTRY_POINT_GROUP = "dreammatcher.plugins"
 
@@ -29,20 +29,29 @@ class Registry:
     Args:
         kind: word used in messages and as the section of a config, e.g. ``"matcher"``.
         package: package whose modules hold the built-ins, imported on first look-up.
+        interface: class in :mod:`framework.interfaces` that every part of the kind derives from.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, interface: str) -> None:
         self.kind = kind
         self.package = package
+        self._interface = interface
         self._classes: dict[str, type] = {}
         self._discovered = False
+
+    @property
+    def interface(self) -> type:
+        """The abstract class every part of this kind derives from."""
+        return getattr(importlib.import_module("framework.interfaces"), self._interface)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator that registers a part under ``name``.
 
         Raises:
-            UserError: the name is taken by another class.
+            UserError: the name is taken by another class, or the class is no part of this kind.
         """
+        if not name or ":" in name:
+            raise UserError(f"'{name}' cannot name a {self.kind}: it is empty or holds a colon.")
 
         def decorate(cls: T) -> T:
             other = self._classes.get(name)
@@ -51,6 +60,7 @@ class Registry:
                     f"Two {self.kind} parts are called '{name}': {_origin(other)} and "
                     f"{_origin(cls)}. Give one of them another name."
                 )
+            self._check(cls)
             cls.name = name  # type: ignore[attr-defined]
             self._classes[name] = cls
             return cls
@@ -94,18 +104,41 @@ class Registry:
             self._discovered = False
             raise
 
+    def _check(self, cls: type) -> None:
+        """Refuse a class that cannot serve as a part of this kind."""
+        if not (inspect.isclass(cls) and issubclass(cls, self.interface)):
+            raise UserError(
+                f"{_origin(cls)} is no {self.kind}: it does not derive from "
+                f"framework.interfaces.{self._interface}."
+            )
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        if missing:
+            raise UserError(
+                f"{_origin(cls)} is no complete {self.kind}: it does not define "
+                f"{', '.join(missing)}; see framework.interfaces.{self._interface}."
+            )
+
     def _by_path(self, path: str) -> type:
         module_name, _, class_name = path.partition(":")
         module = import_plugin(module_name)
         cls = getattr(module, class_name, None)
         if not inspect.isclass(cls):
-            classes = [n for n, _ in inspect.getmembers(module, inspect.isclass)]
-            raise unknown_name(f"{self.kind} class in module '{module_name}'", class_name, classes)
+            offered = [
+                name
+                for name, member in inspect.getmembers(module, inspect.isclass)
+                if issubclass(member, self.interface) and not inspect.isabstract(member)
+            ]
+            raise UserError(
+                f"Module '{module_name}' has no class '{class_name}'."
+                f"{nearest(class_name, offered)} Its {self.kind} classes: "
+                f"{', '.join(offered) or '(none)'}."
+            )
+        self._check(cls)
         return cls
 
 
-def _origin(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _origin(cls: Any) -> str:
+    return f"{cls.__module__}.{getattr(cls, '__qualname__', cls)}"
 
 
 def import_plugin(module: str) -> Any:
@@ -114,6 +147,11 @@ def import_plugin(module: str) -> Any:
     Raises:
         UserError: the module itself does not exist. Errors inside it are raised as they are.
     """
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(
+            f"'{module}' is no module name; expected one such as my_package.my_matcher "
+            "(for a file: its name without .py, with its folder on PYTHONPATH)."
+        )
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -126,18 +164,18 @@ def import_plugin(module: str) -> Any:
 
 
 def load_entry_points() -> None:
-    """Import the modules (or call nothing else) that installed packages offer as plug-ins."""
+    """Import the modules that installed packages offer as plug-ins."""
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         entry.load()
 
 
-PERSONALIZERS = Registry("personalizer", "personalizers")
-TRAJECTORIES = Registry("trajectory", "framework.trajectories")
-EXTRACTORS = Registry("extractor", "framework.extractors")
-MASKS = Registry("mask", "framework.masks")
-MATCHERS = Registry("matcher", "matchers")
-INJECTORS = Registry("injector", "framework.injectors")
-GUIDANCE = Registry("guidance", "framework.guidance")
+PERSONALIZERS = Registry("personalizer", "personalizers", "Personalizer")
+TRAJECTORIES = Registry("trajectory", "framework.trajectories", "ReferenceTrajectory")
+EXTRACTORS = Registry("extractor", "framework.extractors", "FeatureExtractor")
+MASKS = Registry("mask", "framework.masks", "MaskProvider")
+MATCHERS = Registry("matcher", "matchers", "Matcher")
+INJECTORS = Registry("injector", "framework.injectors", "Injector")
+GUIDANCE = Registry("guidance", "framework.guidance", "Guidance")
 
 #: Every registry by the name of its config section, in data-flow order.
 REGISTRIES: dict[str, Registry] = {

@@ -8,25 +8,35 @@ from pathlib import Path
 from framework.errors import UserError, nearest
 
 PREFIX = "package:"
+SUFFIXES = (".yaml", ".yml")
 
 
 def resolve_path(text: str | Path) -> Path:
     """Path of a file or folder; ``package:framework.toyworld/weights`` lies inside a package.
 
     Raises:
-        UserError: there is no such package.
+        UserError: there is no such package, or the text is empty.
     """
     raw = str(text)
+    if not raw.strip():
+        raise UserError("An empty text was given where a path is needed.")
     if not raw.startswith(PREFIX):
         return Path(raw).expanduser()
     package, _, inside = raw[len(PREFIX) :].partition("/")
     try:
         root = files(package)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, TypeError, ValueError) as error:
         raise UserError(
-            f"'{raw}' names the package '{package}', which is not installed."
+            f"'{raw}' names the package '{package}', which is not installed; "
+            f"expected {PREFIX}NAME/PATH."
         ) from error
-    return Path(str(root.joinpath(inside)))
+    return Path(str(root)).joinpath(inside)
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations below ``configs/``, e.g. ``presets/paper``."""
+    root = Path(str(files("configs")))
+    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
 
 
 def config_file(name: str | Path) -> Path:
@@ -36,16 +46,20 @@ def config_file(name: str | Path) -> Path:
         UserError: no such file; the message gives the nearest shipped name.
     """
     path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path
-        name = str(path.with_suffix(""))
-    root = Path(str(files("configs")))
-    shipped = root / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
-    known = sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml"))
+    if path.is_file() and path.suffix in SUFFIXES:
+        return path
+    bare = path.with_suffix("") if path.suffix in SUFFIXES else path
+    known = shipped_configs()
+    if bare.as_posix() in known:
+        return Path(str(files("configs"))) / f"{bare.as_posix()}.yaml"
+    why = (
+        "it is a folder"
+        if path.is_dir()
+        else "its name does not end in .yaml"
+        if path.is_file()
+        else "it is neither a file nor a shipped configuration"
+    )
     raise UserError(
-        f"No configuration '{name}': it is neither a YAML file nor a shipped configuration."
-        f"{nearest(str(name), known)} Shipped: {', '.join(known)}."
+        f"No configuration '{name}': {why}.{nearest(bare.as_posix(), known)} "
+        f"Shipped: {', '.join(known)}."
     )

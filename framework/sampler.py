@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from framework.errors import UserError, check_range
 from framework.layers import self_attentions
 from framework.loop import Loop
 from framework.model import Condition, TextToImageModel
+from framework.noise import start_noise
 from framework.options import PartConfig, option
 from framework.parts import Parts, Plan
 from framework.preprocess import RESIZE_MODES, prepare_image
@@ -24,6 +27,8 @@ from framework.session import Session
 from framework.text import check_words, concept_positions, fill
 from framework.trace import merge_traces
 from framework.types import Concept, Layout, Reference, SamplerOutput, StepTrace
+
+logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -56,8 +61,11 @@ class Sampler:
         config: the loop's options.
 
     Raises:
-        UserError: the family or scheduler is not supported, a layer pattern matches nothing, or
-            the reference index is out of range.
+        UserError: the family or scheduler is not supported, the size is not a multiple of the
+            model's step, a layer pattern matches nothing, the chosen layers do more than plain
+            attention, or the reference index is out of range.
+
+    The prepared reference is kept. After changing the pipeline's weights make a new sampler.
     """
 
     def __init__(
@@ -73,11 +81,9 @@ class Sampler:
                 f"reference_index is {self.config.reference_index}, but concept '{concept.name}' "
                 f"has {len(concept.images)} image(s), numbered from 0."
             )
-        make_scheduler(self.config.scheduler, pipe.scheduler)
-        if parts.injector.injects:
-            self_attentions(self.model.unet, parts.injector.config.layers)
-            with parts.extractor.attach(self.model.unet):
-                pass
+        check_words(pipe.tokenizer, self._reference_prompt)
+        self._denoiser(self.config.num_inference_steps)
+        self._check_attachable(self.config.num_inference_steps)
         self._references: dict[tuple[int, int, int], Reference] = {}
 
     # ---------------------------------------------------------------- public
@@ -98,9 +104,9 @@ class Sampler:
 
         Args:
             prompt: one prompt or several, with ``{}`` (or the placeholder) for the concept.
-            seed: one seed, or one for each prompt; with one prompt and several seeds the prompt is
-                repeated. Default 0.
-            generator: like ``seed``, as torch generators, drawn from once an image in order.
+            seed: one seed for every image, or one each; with one prompt and several seeds the
+                prompt is repeated. Default 0.
+            generator: one torch generator, drawn from once for all images, or one each.
             latents: start noise (N, C, h, w) instead of either, of unit variance.
             num_inference_steps: T; default from the configuration.
             guidance_scale: classifier-free guidance; default from the configuration.
@@ -110,17 +116,19 @@ class Sampler:
         Raises:
             UserError: a value is out of range, or a prompt cannot be used.
         """
-        prompts, noises = self._targets(prompt, seed, generator, latents)
-        steps = (
-            self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        )
-        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        check_range("num_inference_steps", steps, 1, 1000)
-        check_range("guidance_scale", scale, 0)
         if output_type not in OUTPUT_TYPES:
             raise UserError(
                 f"output_type is '{output_type}'; expected one of {', '.join(OUTPUT_TYPES)}."
             )
+        steps = self._steps(num_inference_steps)
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        check_range("guidance_scale", scale, 0)
+        if not math.isfinite(scale):
+            raise UserError(f"guidance_scale is {scale}; expected a finite number.")
+        prompts, noises = self._targets(prompt, seed, generator, latents)
+        if self._check_attachable(steps):
+            for text in prompts:
+                concept_positions(self.pipe, text, self.concept)
         size = self.config.batch_size
         results, traces = [], []
         for start in range(0, len(prompts), size):
@@ -135,9 +143,7 @@ class Sampler:
 
     def reference(self, num_inference_steps: int | None = None) -> Reference:
         """The prepared reference for a number of steps; computed once and kept."""
-        steps = (
-            self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        )
+        steps = self._steps(num_inference_steps)
         height, width = self._size()
         key = (steps, height, width)
         if key not in self._references:
@@ -155,6 +161,32 @@ class Sampler:
         side = self.model.image_size
         return self.config.height or side, self.config.width or side
 
+    @property
+    def _reference_prompt(self) -> str:
+        return fill(self.config.reference_prompt, self.concept)
+
+    def _steps(self, given: int | None) -> int:
+        steps = self.config.num_inference_steps if given is None else given
+        if not isinstance(steps, int) or isinstance(steps, bool):
+            raise UserError(f"num_inference_steps is {steps!r}; expected an integer.")
+        check_range("num_inference_steps", steps, 1, 1000)
+        return steps
+
+    def _check_attachable(self, steps: int) -> bool:
+        """Whether the reference takes part in a run; refuse now what could not be attached."""
+        latent_size = self.model.latent_size(*self._size())
+        plan = Plan(self.parts, steps)
+        if self.parts.injector.injects and not any(map(plan.injects, range(steps))):
+            logger.warning(
+                "%d steps are fewer than injector.start_step (%d) needs: nothing is injected.",
+                steps,
+                self.parts.injector.config.start_step,
+            )
+        if plan.uses_reference:
+            with ExitStack() as stack:
+                self._attach(stack, Layout(1, 1, 1), [self._reference_prompt], latent_size)
+        return plan.uses_reference
+
     def _denoiser(self, steps: int) -> Denoiser:
         scheduler = make_scheduler(self.config.scheduler, self.pipe.scheduler)
         timesteps = timesteps_of(scheduler, steps, self.model.device)
@@ -167,36 +199,21 @@ class Sampler:
         generator: torch.Generator | Sequence[torch.Generator] | None,
         latents: Tensor | None,
     ) -> tuple[list[str], Tensor]:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise UserError("No prompt was given; give at least one.")
-        given = [
-            name
-            for name, value in (("seed", seed), ("generator", generator), ("latents", latents))
-            if value is not None
-        ]
-        if len(given) > 1:
-            raise UserError(f"Give one of seed, generator and latents; got {' and '.join(given)}.")
-        height, width = self.model.latent_size(*self._size())
-        shape = (int(self.model.unet.config.in_channels), height, width)
-        if latents is not None:
-            if tuple(latents.shape[1:]) != shape:
-                raise UserError(
-                    f"latents have shape {tuple(latents.shape)}; expected (N, "
-                    f"{', '.join(map(str, shape))})."
-                )
-            noises = latents
-        else:
-            sources = _generators(seed, generator, len(prompts))
-            drawn = [
-                torch.randn((1, *shape), generator=g, device=g.device, dtype=self.model.dtype).cpu()
-                for g in sources
-            ]
-            noises = torch.cat(drawn)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        if not prompts or not all(isinstance(text, str) for text in prompts):
+            raise UserError(f"prompt is {prompt!r}; expected a text, or a list of at least one.")
+        shape = (
+            int(self.model.unet.config.in_channels),
+            *self.model.latent_size(*self._size()),
+        )
+        noises = start_noise(len(prompts), shape, self.model.dtype, seed, generator, latents)
         if len(prompts) == 1:
             prompts = prompts * len(noises)
         if len(prompts) != len(noises):
-            raise UserError(f"Got {len(prompts)} prompts but noise for {len(noises)} images.")
+            raise UserError(
+                f"Got {len(prompts)} prompts but seeds or noise for {len(noises)} images; give one "
+                "for each prompt, or a single prompt."
+            )
         filled = [fill(text, self.concept) for text in prompts]
         for text in filled:
             check_words(self.pipe.tokenizer, text)
@@ -204,8 +221,7 @@ class Sampler:
 
     def _conditions(self, prompts: list[str], halves: int) -> tuple[Condition, Condition]:
         """Conditions of the reference (halves rows) and of the targets (halves * N rows)."""
-        reference_prompt = fill(self.config.reference_prompt, self.concept)
-        check_words(self.pipe.tokenizer, reference_prompt)
+        reference_prompt = self._reference_prompt
         encoded = {
             text: self.model.encode_prompt(text, *self._size())
             for text in dict.fromkeys([reference_prompt, *prompts])
@@ -241,32 +257,10 @@ class Sampler:
     ) -> Session:
         parts, unet = self.parts, self.model.unet
         positions = [concept_positions(self.pipe, text, self.concept) for text in prompts]
-        own = concept_positions(
-            self.pipe, fill(self.config.reference_prompt, self.concept), self.concept
-        )
+        own = concept_positions(self.pipe, self._reference_prompt, self.concept)
         session = Session(layout, tuple(latent_size), parts.mask, parts.matcher, parts.injector)  # type: ignore[arg-type]
         layers = self_attentions(unet, parts.injector.config.layers)
         stack.enter_context(parts.extractor.attach(unet))
         stack.enter_context(parts.mask.attach(unet, layout, session.latent_size, positions, own))
         stack.enter_context(injection(layers, session))
         return session
-
-
-def _generators(
-    seed: int | Sequence[int] | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    count: int,
-) -> list[torch.Generator]:
-    """One generator for each image; a single generator is drawn from repeatedly."""
-    if generator is not None:
-        if isinstance(generator, torch.Generator):
-            return [generator] * count
-        return list(generator)
-    seeds = (
-        [0 if seed is None else seed] * count
-        if seed is None or isinstance(seed, int)
-        else list(seed)
-    )
-    for value in seeds:
-        check_range("seed", value, 0)
-    return [torch.Generator().manual_seed(int(value)) for value in seeds]

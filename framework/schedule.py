@@ -47,10 +47,31 @@ def make_scheduler(name: str, current: Any) -> Any:
             "'epsilon', 'v_prediction' or 'sample'."
         )
     if chosen == "DDIMScheduler":
-        # Stable Diffusion's own values: latents are not in [-1, 1], and the last step ends at abar_0.
-        config |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-        config |= {"thresholding": False}
-    return getattr(diffusers, chosen).from_config(config)
+        config |= {"clip_sample": False, "thresholding": False}  # latents are not in [-1, 1]
+        if type(current).__name__ != chosen:
+            # Stable Diffusion's own values: the last step ends at abar_0.
+            config |= {"set_alpha_to_one": False, "steps_offset": 1}
+    scheduler = getattr(diffusers, chosen).from_config(config)
+    _check_followed(scheduler)
+    return scheduler
+
+
+def _check_followed(scheduler: Any) -> None:
+    """Refuse options under which a step's latent is random or between two timesteps."""
+    config = scheduler.config
+    if str(config.get("algorithm_type", "")).startswith("sde"):
+        raise UserError(
+            f"Scheduler algorithm_type '{config.algorithm_type}' is not supported: it adds noise "
+            "in every step, so a result would not follow from its start noise. Use 'dpmsolver++'."
+        )
+    between = ("karras", "exponential", "beta", "flow")
+    for name in [f"use_{kind}_sigmas" for kind in between] + ["use_lu_lambdas"]:
+        if config.get(name):
+            raise UserError(
+                f"Scheduler option {name} is not supported: its noise levels lie between the "
+                "model's timesteps, where the reference trajectory has no latent. Set it to False, "
+                "or use DDIMScheduler."
+            )
 
 
 def alpha_bar(scheduler: Any, timestep: int) -> float:
@@ -59,9 +80,11 @@ def alpha_bar(scheduler: Any, timestep: int) -> float:
 
 
 def final_alpha_bar(scheduler: Any) -> float:
-    """abar at which sampling ends: the scheduler's own final value, else abar_0."""
+    """abar at which sampling ends, in (0, 1]; the timesteps must be set."""
     final = getattr(scheduler, "final_alpha_cumprod", None)
-    return float(final if final is not None else scheduler.alphas_cumprod[0])
+    if final is not None:
+        return float(final)
+    return float(1 / (1 + scheduler.sigmas[-1] ** 2))
 
 
 def to_eps(output: Tensor, latents: Tensor, abar: float, prediction_type: str) -> Tensor:
@@ -87,6 +110,15 @@ def predicted_clean(eps: Tensor, latents: Tensor, abar: float) -> Tensor:
     return (latents - (1 - abar) ** 0.5 * eps) / abar**0.5
 
 
+def clean_from(output: Tensor, latents: Tensor, abar: float, prediction_type: str) -> Tensor:
+    """z0_hat from a model output of any prediction type; defined at abar = 0 where the type is."""
+    if prediction_type == "epsilon":
+        return predicted_clean(output, latents, abar)
+    if prediction_type == "v_prediction":
+        return abar**0.5 * latents - (1 - abar) ** 0.5 * output
+    return output
+
+
 def ddim_step(eps: Tensor, latents: Tensor, abar: float, abar_next: float) -> Tensor:
     """Deterministic DDIM move from abar to abar_next (either direction)."""
     clean = predicted_clean(eps, latents, abar)
@@ -94,6 +126,18 @@ def ddim_step(eps: Tensor, latents: Tensor, abar: float, abar_next: float) -> Te
 
 
 def timesteps_of(scheduler: Any, steps: int, device: torch.device) -> list[int]:
-    """Set the number of steps and return the T diffusion times, noisiest first."""
-    scheduler.set_timesteps(steps, device=device)
-    return [int(t) for t in scheduler.timesteps]
+    """Set the number of steps and return the T diffusion times, noisiest first.
+
+    Raises:
+        UserError: the model has not that many timesteps.
+    """
+    trained = int(scheduler.config.num_train_timesteps)
+    if steps <= trained:
+        scheduler.set_timesteps(steps, device=device)
+        times = [int(t) for t in scheduler.timesteps]
+        if len(set(times)) == len(times) == steps and max(times) < trained:
+            return times
+    raise UserError(
+        f"num_inference_steps is {steps}, more than {type(scheduler).__name__} can take distinct "
+        f"steps of the model's {trained} timesteps; use fewer."
+    )

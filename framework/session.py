@@ -9,6 +9,7 @@ from torch import Tensor
 
 from framework.geometry import resize_grid
 from framework.interfaces import Injector, MaskProvider, Matcher
+from framework.interfaces.injector import AttentionInputs
 from framework.shapes import grid_of
 from framework.types import Correspondence, Features, Layout, Masks
 
@@ -22,6 +23,9 @@ class Session:
         mask: mask provider.
         matcher: matcher.
         injector: injector.
+
+    Attributes:
+        seen: matches and masks of the finest (if several, the last) layer injected in this step.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class Session:
         self.injector = injector
         self.features: Features | None = None
         self.injecting = False
-        self.last_grid: tuple[int, int] | None = None
+        self.seen: tuple[Correspondence, Masks] | None = None
         self._flows: dict[tuple[int, int, int], Correspondence] = {}
 
     @property
@@ -56,7 +60,7 @@ class Session:
         """
         self.layout = layout
         self.injecting = injecting
-        self.last_grid = None
+        self.seen = None
         self._flows.clear()
         self.mask.begin_step(layout)
 
@@ -73,15 +77,17 @@ class Session:
         key = (*grid, self.mask.version)
         if key not in self._flows:
             self._flows[key] = match_on_grid(self.features, self.masks(grid), grid, self.matcher)
-        if self.last_grid is None or grid[0] >= self.last_grid[0]:
-            self.last_grid = grid
         return self._flows[key]
 
-    def attend(self, inputs: object, grid: tuple[int, int]) -> Tensor:
-        """Run the injector in a layer of that grid."""
-        needed = self.injector.needs_correspondence
-        matches = self.correspondence(grid) if needed else None
-        return self.injector(inputs, matches, self.masks(grid))  # type: ignore[arg-type]
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        """Run the injector in one layer; note what it used if no finer layer has acted yet."""
+        grid, masks = inputs.grid, self.masks(inputs.grid)
+        if not self.injector.needs_correspondence:
+            return self.injector(inputs, None, masks)
+        matches = self.correspondence(grid)
+        if self.seen is None or grid[0] >= self.seen[0].flow.shape[1]:
+            self.seen = matches, masks
+        return self.injector(inputs, matches, masks)
 
 
 def match_on_grid(

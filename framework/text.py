@@ -74,15 +74,23 @@ def concept_positions(pipe: Any, prompt: str, concept: Concept) -> list[int]:
 
 
 def unknown_words(tokenizer: Any, text: str) -> list[str]:
-    """Words of a text that the tokenizer can only express by its unknown token."""
-    unknown = tokenizer.unk_token_id
-    if unknown is None:
-        return []
-    return [
-        word
-        for word in text.split()
-        if unknown in tokenizer(word, add_special_tokens=False).input_ids
-    ]
+    """Words of a text that the tokenizer does not know.
+
+    A word is unknown if its tokens contain the unknown token or, for a tokenizer whose
+    configuration lists its ``words`` (a closed vocabulary), if it is neither listed nor added.
+    """
+    unknown, closed = tokenizer.unk_token, tokenizer.init_kwargs.get("words")
+    for token in tokenizer.get_added_vocab():
+        text = text.replace(token, " ")
+
+    def known(word: str) -> bool:
+        if closed is not None:
+            return word.lower() in closed
+        pieces = tokenizer.tokenize(word)
+        return unknown == tokenizer.eos_token or unknown not in pieces
+
+    words = re.findall(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\d|[^\w\s]|_", text)
+    return [word for word in dict.fromkeys(words) if not known(word)]
 
 
 def check_words(tokenizer: Any, text: str) -> None:
@@ -93,8 +101,8 @@ def check_words(tokenizer: Any, text: str) -> None:
     """
     words = unknown_words(tokenizer, text)
     if words:
-        known = [token.removesuffix("</w>") for token in tokenizer.get_vocab()]
-        named = "; ".join(f"'{word}'.{nearest(word, known)}" for word in words)
+        known = tokenizer.init_kwargs.get("words") or []
+        named = " ".join(f"'{word}'.{nearest(word, known)}" for word in words)
         raise UserError(
             f"The prompt '{text}' has words this model's tokenizer does not know: {named} "
             "Rephrase it."

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -17,7 +22,35 @@ from transformers import (
     CLIPTokenizer,
 )
 
-WORDS = ("a photo of the dog duck cat mug in on snow grass jungle red wearing hat toy").split()
+from framework.extractors.diffusion import DiffusionFeatures
+from framework.guidance.none import NoGuidance
+from framework.masks.cross_attention import CrossAttentionMask
+from framework.parts import Parts
+from framework.registry import INJECTORS
+from framework.sampler import Sampler, SamplerConfig
+from framework.trajectories.ddim_inversion import DDIMInversion
+from framework.types import Concept
+from matchers.cycle_argmax import CycleArgmax
+
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "dog",
+    "duck",
+    "cat",
+    "mug",
+    "in",
+    "on",
+    "snow",
+    "grass",
+    "jungle",
+    "red",
+    "wearing",
+    "hat",
+    "toy",
+]
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
@@ -77,9 +110,7 @@ def _scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
-def tiny_sd(
-    seed: int = 0, sample_size: int = 32, version: int = 1
-) -> StableDiffusionPipeline:
+def tiny_sd(seed: int = 0, sample_size: int = 32, version: int = 1) -> StableDiffusionPipeline:
     """Stable Diffusion 1.x or 2.x: four blocks, 16 transformer blocks, 77 tokens, random weights.
 
     With ``sample_size`` 32 the four attention grids are 32, 16, 8 and 4, so the grid that is
@@ -140,3 +171,44 @@ def tiny_sdxl(seed: int = 0, sample_size: int = 32) -> StableDiffusionXLPipeline
         unet=unet,
         scheduler=_scheduler(),
     )
+
+
+def tiny_concept(placeholder: str = "toy", class_name: str = "dog") -> Concept:
+    """A concept whose only picture is smooth, coloured and not square."""
+    rows, columns = np.mgrid[0:96, 0:128] / 32.0
+    channels = [np.sin(columns + 1), np.cos(rows * 2), np.sin(rows * columns)]
+    picture = np.stack([np.uint8(127.5 + 127 * channel) for channel in channels], axis=-1)
+    return Concept("toy-dog", placeholder, class_name, (Image.fromarray(picture),))
+
+
+def tiny_parts(pipe: DiffusionPipeline, injector: str | None = None, **parts: Any) -> Parts:
+    """The paper's parts with layers and sizes that suit a tiny checkpoint, from step 1 on.
+
+    Args:
+        pipe: a tiny pipeline.
+        injector: a registered name, or an object.
+        parts: other parts in place of the defaults, by their names in :class:`Parts`.
+    """
+    xl = isinstance(pipe, StableDiffusionXLPipeline)
+    layers = [r"up_blocks\.[01]\..*attn1" if xl else r"up_blocks\.[123]\..*attn1"]
+    blocks = [r"up_blocks\.[01]" if xl else r"up_blocks\.[12]"]
+    injector = "appearance_matching" if injector is None else injector
+    if isinstance(injector, str):
+        injector = INJECTORS.get(injector)(layers=layers, start_step=1)
+    defaults = {
+        "trajectory": DDIMInversion(),
+        "extractor": DiffusionFeatures(blocks=blocks, pca=32),
+        "mask": CrossAttentionMask(resolution=pipe.unet.config.sample_size // 4),
+        "matcher": CycleArgmax(),
+        "injector": injector,
+        "guidance": NoGuidance(),
+    }
+    return Parts(**(defaults | parts))
+
+
+def tiny_sampler(
+    pipe: DiffusionPipeline, concept: Concept | None = None, options: Any = None, **parts: Any
+) -> Sampler:
+    """A sampler of 4 steps with :func:`tiny_parts`; ``options`` are those of SamplerConfig."""
+    config = SamplerConfig(**({"num_inference_steps": 4} | (options or {})))
+    return Sampler(pipe, concept or tiny_concept(), tiny_parts(pipe, **parts), config)

@@ -31,7 +31,9 @@ class SemanticMatchingConfig(PartConfig):
     end_step: int | None = option(None, "step before which guidance stops; null: the last", low=1)
 
 
-def masked_distance(predicted: Tensor, warped: Tensor, weight: Tensor, kind: str) -> Tensor:
+def masked_distance(
+    predicted: Tensor, warped: Tensor, weight: Tensor, kind: str, halves: int = 1
+) -> Tensor:
     """Distance g per pair.
 
     Args:
@@ -39,10 +41,12 @@ def masked_distance(predicted: Tensor, warped: Tensor, weight: Tensor, kind: str
         warped: warp(z0^X, F), (B, C, h, w).
         weight: M' = M^Y * U, (B, h, w).
         kind: ``l2``: mean over M' of the norm over channels (Eq. 9); ``mse``: sum of the squared
-            weighted difference over the sum of the weights, counted once per channel.
+            weighted difference over the sum of the weights, counted once per channel, with one
+            normaliser for the two halves of a target (METHOD.md, section 7.10).
+        halves: 2 where the pairs are [unconditional, conditional] of the same targets.
 
     Returns:
-        (B,), 0 where no cell has weight.
+        (B,), 0 where no cell has weight. No pair depends on another target's.
     """
     difference = warped - predicted
     if kind == "l2":
@@ -50,7 +54,8 @@ def masked_distance(predicted: Tensor, warped: Tensor, weight: Tensor, kind: str
         return (weight * norm).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1e-6)
     spread = weight[:, None].expand_as(difference)
     squared = (spread * difference).square().sum(dim=(1, 2, 3))
-    return squared / spread.sum(dim=(1, 2, 3)).clamp_min(1e-6)
+    normaliser = spread.sum(dim=(1, 2, 3)).unflatten(0, (halves, -1)).sum(dim=0)
+    return squared / normaliser.clamp_min(1e-6).repeat(halves)
 
 
 @GUIDANCE.register("semantic_matching")
@@ -60,8 +65,7 @@ class SemanticMatching(Guidance):
     eps <- eps + weight * sqrt(1 - abar_t) * dg/dz_t: adding the gradient to the noise moves
     z0_hat = (z_t - sigma eps) / sqrt(abar) *against* it, so g falls. With ``gradient:
     no_attention`` z0_hat is formed with a detached z_t and the gradient is cut at every attention
-    output, as the released program does, which turns its sign; there it is subtracted, and the
-    normaliser is shared by both halves (METHOD.md, section 7.10).
+    output, as the released program does, which turns its sign; there it is subtracted.
     """
 
     Config = SemanticMatchingConfig
@@ -92,7 +96,11 @@ class SemanticMatching(Guidance):
         warped = warp(inputs.reference_clean, inputs.correspondence.flow)
         weight = inputs.correspondence.confidence * inputs.masks.target
         distance = masked_distance(
-            predicted.float(), warped.float(), weight.float(), self.config.distance
+            predicted.float(),
+            warped.float(),
+            weight.float(),
+            self.config.distance,
+            inputs.halves,
         )
         gradient = torch.autograd.grad(distance.sum(), inputs.latents)[0]
         sign = -1.0 if self.truncated else 1.0

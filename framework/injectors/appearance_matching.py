@@ -12,7 +12,7 @@ from framework.types import Correspondence, Masks
 
 @INJECTORS.register("appearance_matching")
 class AppearanceMatching(Injector):
-    """Values of the reference, warped by the flow, where mask and confidence trust it (Eqs. 3-5, 8).
+    """Reference values, warped by the flow, where mask and confidence trust it (Eqs. 3-5, 8).
 
     V_W = warp(V^X, F) * M' + V^Y * (1 - M') with M' = M^Y * U; queries and keys stay the target's.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,6 +37,16 @@ def warp_tokens(tokens: Tensor, flow: Tensor) -> Tensor:
 
 
 def blend(reference: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """reference * w + target * (1 - w), w (B, H, W) per cell; w = 0 gives the target bit for bit."""
+    """Mix two token grids per cell, reference * w + target * (1 - w).
+
+    Args:
+        reference: (B, heads, H * W, d).
+        target: likewise.
+        weight: w in [0, 1], (B, H, W).
+
+    Returns:
+        (B, heads, H * W, d), laid out in memory as the target is, so that w = 0 everywhere gives
+        attention the same bits in the same order.
+    """
     w = weight.flatten(1)[:, None, :, None].to(target.dtype)
-    return reference * w + target * (1 - w)
+    return torch.where(w == 0, target, target * (1 - w) + reference * w)

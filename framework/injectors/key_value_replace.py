@@ -12,7 +12,7 @@ from framework.types import Correspondence, Masks
 
 @INJECTORS.register("key_value_replace")
 class KeyValueReplace(Injector):
-    """Keys and values of the reference in place of the target's (MasaCtrl, Cao et al., ICCV 2023)."""
+    """Keys and values of the reference replace the target's (MasaCtrl, Cao et al., ICCV 2023)."""
 
     needs_correspondence = False
 

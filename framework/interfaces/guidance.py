@@ -24,6 +24,8 @@ class GuidanceInputs:
         reference_clean: z0^X beside each target, (B, C, h, w).
         correspondence: on the latent's grid (h, w), from the features of this step.
         masks: on the same grid.
+        halves: 2 under classifier-free guidance: the first B / 2 pairs are the unconditional
+            halves of the same targets as the last B / 2; else 1.
     """
 
     latents: Tensor
@@ -32,6 +34,7 @@ class GuidanceInputs:
     reference_clean: Tensor
     correspondence: Correspondence
     masks: Masks
+    halves: int = 1
 
 
 class Guidance(Part, ABC):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from framework.errors import UserError
 from framework.interfaces.part import Part
 from framework.options import PartConfig, option
 from framework.shapes import check_shape
@@ -15,7 +16,10 @@ from framework.types import Correspondence, Masks
 
 @dataclass
 class InjectorConfig(PartConfig):
-    """Options every injector has: where and when it acts."""
+    """Options every injector has: where and when it acts.
+
+    The first step cannot be 0: a step is matched with the features of the one before it.
+    """
 
     layers: list[str] = option(
         [r"up_blocks\.[123]\..*attn1"],
@@ -27,6 +31,12 @@ class InjectorConfig(PartConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.layers = list(self.layers)
+        if not self.layers:
+            raise UserError("layers is empty; name at least one self-attention layer.")
+        if self.end_step is not None and self.end_step <= self.start_step:
+            raise UserError(
+                f"end_step is {self.end_step}; expected more than start_step ({self.start_step})."
+            )
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Injector(Part, ABC):
 
     * :meth:`attend`, a pure function of tensors; ``framework.injectors.functional`` has
       :func:`attention`, :func:`warp_tokens` and :func:`blend`;
-    * ``needs_correspondence = False`` if it makes no use of matches (then no features are computed).
+    * ``needs_correspondence = False`` if it uses no matches (then no features are computed).
 
     It must leave the target's plain attention where the weight is 0.
     """

@@ -19,7 +19,19 @@ class Personalizer(Part, ABC):
       must leave the pipeline as it found it: what was learned comes back through :meth:`load`.
     * :meth:`load` puts saved weights into a pipeline and returns a function that takes them out
       again.
+    * :meth:`check`, if it can tell early that :meth:`train` would refuse.
     """
+
+    def check(self, pipe: Any, concept: Concept) -> None:  # noqa: B027 - nothing to check is fine
+        """Refuse what cannot be learned, quickly and before anything is written.
+
+        Args:
+            pipe: the pipeline, left as it is.
+            concept: the concept.
+
+        Raises:
+            UserError: as :meth:`train` would.
+        """
 
     @abstractmethod
     def train(self, pipe: Any, concept: Concept, folder: Path, *, seed: int = 0) -> Path:

@@ -64,12 +64,29 @@ class CrossAttentionMask(MaskProvider):
         self._latent_size = latent_size
         self._target_tokens = target_tokens
         self._reference_tokens = reference_tokens
-        self._device = next(unet.parameters()).device
+        self._check_resolution()
         self._grids: set[tuple[int, int]] = set()
         self.begin_step(layout)
-        with replaced_processors(crossing, lambda name, old: _CapturingProcessor(self, old)):
-            yield
-        self._maps = []
+        try:
+            with replaced_processors(crossing, lambda name, old: _CapturingProcessor(self, old)):
+                yield
+        finally:
+            self._maps = []
+
+    def _check_resolution(self) -> None:
+        """Refuse a resolution which no halving of the latent has."""
+        grid = self._latent_size
+        sides = [min(grid)]
+        while max(grid) > 1:
+            grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+            sides.append(min(grid))
+        if self.config.resolution not in sides:
+            height, width = self._latent_size
+            raise UserError(
+                f"mask.resolution is {self.config.resolution}; the layers of a {height} x {width} "
+                f"latent can have {', '.join(map(str, dict.fromkeys(sides)))} cells on the shorter "
+                "side."
+            )
 
     def begin_step(self, layout: Layout) -> None:
         """See the base class."""

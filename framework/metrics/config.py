@@ -20,9 +20,7 @@ class EvaluationConfig(PartConfig):
         "package:framework.toyworld/weights/identity",
         "timm model that tells objects apart: folder or timm name",
     )
-    resize: str = option(
-        "crop", "how a picture that is not square is made so", choices=RESIZE
-    )
+    resize: str = option("crop", "how a picture that is not square is made so", choices=RESIZE)
     identity_size: int | None = option(
         None, "side in pixels the identity encoder sees; null: its own", low=16
     )

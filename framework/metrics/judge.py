@@ -19,9 +19,9 @@ SCORES = ("identity", "clip_image", "clip_text")
 """The similarities, in the order of tables."""
 
 TITLES = {
-    "identity": "identity similarity",
-    "clip_image": "CLIP image similarity",
-    "clip_text": "CLIP text similarity",
+    "identity": "identity",
+    "clip_image": "CLIP image",
+    "clip_text": "CLIP text",
 }
 
 
@@ -37,9 +37,7 @@ class Judge:
     def __init__(self, encoders: Encoders, concept: Concept, text: str = "plain") -> None:
         self.identity = IdentitySimilarity(encoders.identity, concept.images)
         self.clip_image = ClipImageSimilarity(encoders.clip_image, concept.images)
-        self.clip_text = ClipTextSimilarity(
-            encoders.clip_image, encoders.clip_text, concept, text
-        )
+        self.clip_text = ClipTextSimilarity(encoders.clip_image, encoders.clip_text, concept, text)
 
     def score(
         self, images: Sequence[Image.Image], prompts: Sequence[str]

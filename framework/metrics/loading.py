@@ -62,7 +62,7 @@ def load_clip(
     folder = _local("evaluation.clip", config.clip)
     source = str(folder or config.clip)
     try:
-        model = CLIPModel.from_pretrained(source)
+        model = CLIPModel.from_pretrained(source).float()
         tokenizer = AutoTokenizer.from_pretrained(source)
         options, _ = CLIPImageProcessor.get_image_processor_dict(source)
     except Exception as error:
@@ -71,7 +71,7 @@ def load_clip(
         size=model.config.vision_config.image_size,
         mean=tuple(options.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
         std=tuple(options.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
-        filter=PIL_FILTERS.get(int(options.get("resample", 3)), "bicubic"),
+        filter=PIL_FILTERS.get(int(options.get("resample") or 3), "bicubic"),
         stretch=config.resize == "stretch",
     )
     return (
@@ -80,9 +80,7 @@ def load_clip(
     )
 
 
-def load_identity(
-    config: EvaluationConfig, device: torch.device | str = "cpu"
-) -> IdentityEncoder:
+def load_identity(config: EvaluationConfig, device: torch.device | str = "cpu") -> IdentityEncoder:
     """The identity encoder from ``evaluation.identity``.
 
     Raises:
@@ -94,7 +92,7 @@ def load_identity(
     if config.identity_size is not None:
         sized["img_size"] = config.identity_size
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0, **sized)
+        model = timm.create_model(name, pretrained=True, num_classes=0, **sized).float()
     except Exception as error:
         raise _unusable("evaluation.identity", config.identity, error) from error
     own = resolve_data_config({}, model=model)

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.concepts import list_concepts, load_concept
+from framework.config import ConceptConfig
+from framework.types import Concept
+
 TOO_CLOSE = 1e-3
 
 
@@ -74,3 +78,21 @@ def make_scale(own: Tensor, others: Sequence[Tensor]) -> Scale:
     if zero is not None and one is not None and one - zero < TOO_CLOSE:
         reasons.append("this encoder finds other concepts as similar as the concept itself")
     return Scale(zero, one, "; ".join(reasons) or None)
+
+
+def other_concepts(library: str, concept: Concept) -> list[Concept]:
+    """The concepts of a library that are not this one.
+
+    A concept counts as this one if it shares a picture with it.
+
+    Args:
+        library: folder of concept folders, see ``concept.library``; a missing one has none.
+        concept: the concept.
+    """
+    own = {image.tobytes() for image in concept.images}
+    found = []
+    for name in list_concepts(library):
+        other = load_concept(ConceptConfig(name=name, library=library, class_name="thing"))
+        if not any(image.tobytes() in own for image in other.images):
+            found.append(other)
+    return found

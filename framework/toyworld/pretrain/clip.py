@@ -44,6 +44,7 @@ class CLIPStageConfig(StageConfig):
             and on the object its category and main colour.
         shift: Largest random shift, pixels.
         brightness: Strength of random gain and offset.
+        full: Fraction of the captions that tell everything.
         nouns: Categories a step whose colour prompts are told apart, beside those of "toy".
         vision_only: Goes on training the vision tower with the text tower frozen.
     """
@@ -63,6 +64,7 @@ class CLIPStageConfig(StageConfig):
     dense: float = 0.5
     shift: int = 8
     brightness: float = 0.12
+    full: float = 0.5
     nouns: int = 3
     vision_only: bool = False
 
@@ -107,7 +109,7 @@ def caption_batches(
         indices = rng.integers(0, len(world), config.batch_size)
         scenes = [world.scenes[i] for i in indices]
         pictures = shift(pictures_of(world, indices), config.shift, rng)
-        texts = prompts.random_captions(scenes, rng)
+        texts = prompts.random_captions(scenes, rng, config.full)
         side = world.images.shape[1] // config.patch
         return {
             "pictures": brighten(pictures, config.brightness, rng),
@@ -147,7 +149,10 @@ class CLIPStage(Stage):
         texts = prompts.category_prompts() + prompts.place_prompts()
         texts += prompts.colour_prompts("toy") + prompts.all_colour_prompts()
         self.class_ids = prompts.token_ids(tokenizer, texts, 0)
+        self.class_cache: Tensor | None = None
         if config.vision_only:
+            with torch.no_grad():
+                self.class_cache = text_features(clip, self.class_ids)
             clip.text_model.requires_grad_(False)
             clip.text_projection.requires_grad_(False)
 
@@ -157,7 +162,11 @@ class CLIPStage(Stage):
         start, colours = sum(sizes), len(COLOUR_NAMES)
         rows = [torch.arange(start)]
         rows += [start + int(noun) * colours + torch.arange(colours) for noun in nouns]
-        features = text_features(self.network, self.class_ids[torch.cat(rows)])
+        chosen = torch.cat(rows)
+        if self.class_cache is not None:
+            features = self.class_cache[chosen]
+        else:
+            features = text_features(self.network, self.class_ids[chosen])
         first, second, third, rest = features.split([*sizes, len(nouns) * colours])
         return first, second, third, rest.unflatten(0, (len(nouns), -1))
 

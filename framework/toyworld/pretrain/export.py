@@ -12,9 +12,8 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPImageProcessor
 
 from framework.toyworld.pretrain import models
-from framework.toyworld.pretrain.identity import IdentityConfig, build_identity, model_args
 from framework.toyworld.pretrain.stage import averaged_weights
-from framework.toyworld.pretrain.unet import UNetConfig, build_scheduler, build_unet
+from framework.toyworld.pretrain.unet import build_scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -24,33 +23,22 @@ CUSTOM_CARD = {"guidance_scale": 4.0, "num_inference_steps": 25}
 
 def refresh(work: Path) -> None:
     """Publishes what the last checkpoints of unfinished trainings hold."""
-    later = {"vae": "vae_decoder", "clip": "clip_vision", "identity": "identity"}
-    for name, stage in later.items():
-        checkpoint = work / stage / "last.ckpt"
-        if not checkpoint.exists():
-            continue
-        weights = averaged_weights(checkpoint)
-        if name == "vae":
-            vae = models.load_vae(work)
-            vae.load_state_dict(weights)
-            models.publish_vae(work, vae, None)
-        elif name == "clip":
-            clip = models.load_clip(work)
-            clip.load_state_dict(weights)
-            models.write_folder(work / "models" / "clip", clip.save_pretrained)
-        else:
-            config = IdentityConfig()
-            model = build_identity(config, models.load_clip(work))
-            model.load_state_dict(weights)
-            args = model_args(config)
-            models.write_folder(
-                work / "models" / "identity",
-                lambda folder, m=model, a=args: models.write_identity(m, a, folder),
-            )
-    checkpoint = models.newest_unet(work)
-    if checkpoint is not None:
-        width = models.load_clip(work).config.text_config.hidden_size
-        models.publish_unet(work, build_unet(UNetConfig().channels, width), checkpoint)
+    checkpoint = work / "vae_decoder" / "last.ckpt"
+    if checkpoint.exists():
+        vae = models.load_vae(work)
+        vae.load_state_dict(averaged_weights(checkpoint))
+        models.publish_vae(work, vae, None)
+    checkpoint = work / "clip_vision" / "last.ckpt"
+    if checkpoint.exists():
+        clip = models.load_clip(work)
+        clip.load_state_dict(averaged_weights(checkpoint))
+        models.write_folder(work / "models" / "clip", clip.save_pretrained)
+    checkpoint = work / "identity" / "last.ckpt"
+    if checkpoint.exists():
+        models.publish_identity(work, checkpoint)
+    newest = models.newest_unet(work)
+    if newest is not None:
+        models.publish_unet(work, newest)
 
 
 def image_processor(size: int) -> CLIPImageProcessor:
@@ -102,7 +90,7 @@ def export(work: Path, target: Path) -> Path:
     models.write_folder(target / "clip", write_clip)
     source = work / "models" / "identity"
     if source.exists():
-        args = json.loads((source / "config.json").read_text())["model_args"]
+        args = json.loads((source / "config.json").read_text())["model_args"] | {"num_classes": 0}
         model = models.load_identity(source).half()
         models.write_folder(
             target / "identity", lambda folder: models.write_identity(model, args, folder)

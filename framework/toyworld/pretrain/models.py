@@ -52,8 +52,12 @@ def load_tokenizer(work: Path) -> CLIPTokenizer:
 
 def load_vae(work: Path) -> AutoencoderKL:
     """The autoencoder of a working folder."""
-    vae = AutoencoderKL.from_pretrained(work / "models" / "vae")
-    return vae.to(memory_format=torch.channels_last)
+    return load_vae_folder(work / "models" / "vae")
+
+
+def load_vae_folder(folder: Path) -> AutoencoderKL:
+    """An autoencoder."""
+    return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
 def load_clip(work: Path) -> CLIPModel:
@@ -82,6 +86,7 @@ def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
 def publish_vae(work: Path, vae: AutoencoderKL, world: RenderedWorld | None) -> Path:
     """Writes the autoencoder; with ``world`` its scaling factor is measured first."""
     if world is not None:
+        vae.register_to_config(scaling_factor=1.0)
         vae.register_to_config(scaling_factor=round(measure_scale(vae, world), 5))
     return write_folder(work / "models" / "vae", vae.save_pretrained)
 
@@ -129,8 +134,26 @@ def newest_unet(work: Path) -> Path | None:
     return None
 
 
-def publish_unet(work: Path, unet: UNet2DConditionModel, checkpoint: Path) -> Path:
+def note(folder: Path, settings: dict[str, Any]) -> None:
+    """Keeps beside a checkpoint what its network is built from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "network.json").write_text(json.dumps(settings, default=str) + "\n")
+
+
+def publish_unet(work: Path, checkpoint: Path) -> Path:
     """Writes the averaged U-Net of a checkpoint."""
+    settings = json.loads((checkpoint.parent / "network.json").read_text())
+    unet = UNet2DConditionModel.from_config(settings)
     unet.load_state_dict(averaged_weights(checkpoint))
     unet.register_to_config(sample_size=32)
     return write_folder(work / "models" / "unet", unet.save_pretrained)
+
+
+def publish_identity(work: Path, checkpoint: Path) -> Path:
+    """Writes the averaged identity encoder of a checkpoint."""
+    args = json.loads((checkpoint.parent / "network.json").read_text())
+    model = timm.create_model(ARCHITECTURE, pretrained=False, **args)
+    model.load_state_dict(averaged_weights(checkpoint))
+    return write_folder(
+        work / "models" / "identity", lambda folder: write_identity(model, args, folder)
+    )

@@ -55,11 +55,8 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str], length: int | None = N
     ).input_ids
 
 
-def random_captions(scenes: list[SceneSpec], rng: np.random.Generator) -> list[str]:
-    """A newly drawn caption of each scene."""
-    return [caption(scene, rng) for scene in scenes]
-
-
-def chance(rng: np.random.Generator, count: int, probability: float) -> Tensor:
-    """Bools (count,), true with a probability."""
-    return torch.from_numpy(rng.random(count) < probability)
+def random_captions(
+    scenes: list[SceneSpec], rng: np.random.Generator, full: float = 0.0
+) -> list[str]:
+    """A newly drawn caption of each scene; a fraction ``full`` of them leaves nothing out."""
+    return [caption(scene, None if rng.random() < full else rng) for scene in scenes]

@@ -10,11 +10,12 @@ import numpy as np
 
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import clip, identity, models, unet, vae
+from framework.toyworld.pretrain import clip, identity, models, text, unet, vae
 from framework.toyworld.pretrain.latents import cache_latents
 from framework.toyworld.pretrain.models import write_folder
 from framework.toyworld.pretrain.stage import StageConfig, averaged_weights, fit
 from framework.toyworld.pretrain.tokenizer import build_tokenizer
+from framework.toyworld.pretrain.vision_init import prepare_vision
 
 
 def _worlds(data: Path) -> tuple[RenderedWorld, RenderedWorld | None]:
@@ -28,9 +29,23 @@ def train_vae(config: vae.VAEConfig, data: Path, work: Path) -> None:
     world, held_out = _worlds(data)
     folder = work / ("vae_decoder" if config.decoder_only else "vae")
     network = models.load_vae(work) if config.decoder_only else vae.build_vae(config.channels)
+    if config.init:
+        network = models.load_vae_folder(Path(config.init))
     stage = fit(vae.VAEStage(network, config, world, held_out, folder), folder)
     if stage.global_rank == 0:
         models.publish_vae(work, stage.average, None if config.decoder_only else world)
+
+
+def train_text(config: text.TextConfig, data: Path, work: Path) -> None:
+    """Trains CLIP's text tower on the scenes; leaves ``tokenizer`` and ``clip``."""
+    world, _ = _worlds(data)
+    tokenizer = build_tokenizer(VOCABULARY)
+    network = clip.build_clip(tokenizer, clip.CLIPStageConfig(), world.images.shape[1])
+    prepare_vision(network, world)
+    stage = fit(text.TextStage(network, tokenizer, config, world), work / "text")
+    if stage.global_rank == 0:
+        write_folder(work / "models" / "tokenizer", tokenizer.save_pretrained)
+        write_folder(work / "models" / "clip", stage.average.save_pretrained)
 
 
 def train_clip(config: clip.CLIPStageConfig, data: Path, work: Path) -> None:
@@ -39,9 +54,12 @@ def train_clip(config: clip.CLIPStageConfig, data: Path, work: Path) -> None:
     folder = work / ("clip_vision" if config.vision_only else "clip")
     if config.vision_only:
         tokenizer, network = models.load_tokenizer(work), models.load_clip(work).train()
+        if not (folder / "last.ckpt").exists():
+            prepare_vision(network, world)
     else:
         tokenizer = build_tokenizer(VOCABULARY)
         network = clip.build_clip(tokenizer, config, world.images.shape[1])
+        prepare_vision(network, world)
     stage = fit(clip.CLIPStage(network, tokenizer, config, world, held_out), folder)
     if stage.global_rank == 0:
         write_folder(work / "models" / "tokenizer", tokenizer.save_pretrained)
@@ -52,13 +70,11 @@ def train_identity(config: identity.IdentityConfig, data: Path, work: Path) -> N
     """Trains the identity encoder from CLIP's vision tower; leaves ``models/identity``."""
     world, held_out = _worlds(data)
     network = identity.build_identity(config, models.load_clip(work)).train()
-    stage = fit(identity.IdentityStage(network, config, world, held_out), work / "identity")
     args = identity.model_args(config, world.images.shape[1])
+    models.note(work / "identity", args)
+    stage = fit(identity.IdentityStage(network, config, world, held_out), work / "identity")
     if stage.global_rank == 0:
-        write_folder(
-            work / "models" / "identity",
-            lambda folder: models.write_identity(stage.average, args, folder),
-        )
+        models.publish_identity(work, work / "identity" / "last.ckpt")
 
 
 def latents_path(work: Path, size: int) -> Path:
@@ -83,6 +99,7 @@ def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
         network = models.load_unet(Path(config.init))
     elif smaller.exists():
         network.load_state_dict(averaged_weights(smaller))
+    models.note(folder, dict(network.config))
     stage = unet.UNetStage(
         network.train(),
         config,
@@ -94,11 +111,12 @@ def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
     )
     fit(stage, folder)
     if stage.global_rank == 0:
-        models.publish_unet(work, stage.average, folder / "last.ckpt")
+        models.publish_unet(work, folder / "last.ckpt")
 
 
 STAGES: dict[str, tuple[type[StageConfig], Callable[[Any, Path, Path], None]]] = {
     "vae": (vae.VAEConfig, train_vae),
+    "text": (text.TextConfig, train_text),
     "clip": (clip.CLIPStageConfig, train_clip),
     "identity": (identity.IdentityConfig, train_identity),
     "unet": (unet.UNetConfig, train_unet),

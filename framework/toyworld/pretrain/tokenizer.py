@@ -26,7 +26,8 @@ def build_tokenizer(words: Iterable[str], max_length: int = MAX_LENGTH) -> CLIPT
         max_length: Tokens of a prompt, with start and end.
 
     Returns:
-        The tokenizer; ``<|endoftext|>`` also pads. ``word_level`` is true in its configuration.
+        The tokenizer; ``<|endoftext|>`` also pads. its configuration lists
+        the ``words``, so that others can be refused.
 
     Raises:
         ValueError: A word would not be one token.
@@ -46,7 +47,7 @@ def build_tokenizer(words: Iterable[str], max_length: int = MAX_LENGTH) -> CLIPT
         pad_token=EOS,
         unk_token=UNKNOWN,
         model_max_length=max_length,
-        word_level=True,
+        words=known,
     )
     broken = [word for word in known if not is_known(tokenizer, word)]
     if broken:

@@ -94,7 +94,7 @@ def build_unet(channels: tuple[int, ...], text_width: int, side: int = 32) -> UN
         up_block_types=("CrossAttnUpBlock2D",) * levels,
         attention_head_dim=tuple(max(1, c // 64) for c in channels),
         cross_attention_dim=text_width,
-        norm_num_groups=min(32, min(channels)),
+        norm_num_groups=8,
     )
     return unet.to(memory_format=torch.channels_last)
 

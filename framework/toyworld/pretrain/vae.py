@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain.data import as_pictures, pictures_of
@@ -31,6 +31,9 @@ class VAEConfig(StageConfig):
         squared: Weight of the squared error beside the absolute one.
         smooth: Fraction of the steps that decode averaged latents to the averaged picture, so
             that latents behave as pictures under change of size (EQ-VAE, arXiv 2502.09509).
+        colour: Weight of telling the mean colour of each cell from its latents by a linear map (not
+            kept): grounds the latents, so that a colour does not depend on its surroundings.
+        init: Folder of an autoencoder to start from; empty for a fresh one.
         decoder_only: Trains the decoder on the frozen encoder's latents.
     """
 
@@ -46,6 +49,8 @@ class VAEConfig(StageConfig):
     edges: float = 0.5
     squared: float = 2.0
     smooth: float = 0.2
+    colour: float = 2.0
+    init: str = ""
     decoder_only: bool = False
 
 
@@ -116,6 +121,8 @@ class VAEStage(Stage):
         if config.decoder_only:
             vae.encoder.requires_grad_(False)
             vae.quant_conv.requires_grad_(False)
+        else:
+            self.heads = nn.ModuleDict({"colour": nn.Conv2d(4, 3, 1)})
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction (absolute, squared, edges) and divergence."""
@@ -133,8 +140,10 @@ class VAEStage(Stage):
         if not c.decoder_only:
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
             kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
-            value = value + c.kl * kl
-            figures |= {"kl": kl, "std": mean.std(), "noise": logvar.mean().mul(0.5).exp()}
+            colour = F.adaptive_avg_pool2d(pictures, latents.shape[-2:])
+            colour = (self.heads["colour"](latents).float() - colour).square().mean()
+            value = value + c.kl * kl + c.colour * colour
+            figures |= {"colour": colour} | {"kl": kl, "std": mean.std(), "noise": logvar.mean().mul(0.5).exp()}
         return value, figures
 
     def sheet(self) -> dict[str, Any]:

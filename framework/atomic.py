@@ -1,0 +1,99 @@
+"""Files that are either whole or absent: written beside their place, then moved into it."""
+
+from __future__ import annotations
+
+import errno
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from framework.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MISPLACED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path`` when the body ends without an exception.
+
+    The temporary file lies in the same folder, is hidden and keeps the suffix, by which PIL and
+    others choose a format. A reader never sees half a file; after a failure the temporary one is
+    gone and an older file is untouched.
+
+        with atomic_path("grid.png") as temporary:
+            image.save(temporary)
+
+    Args:
+        path: the final path; its folder is created if missing.
+
+    Raises:
+        UserError: the disk is full, writing is not permitted, or a folder stands in the way.
+    """
+    target = Path(path)
+    temporary = target.parent / f".{target.stem[:80]}.{uuid.uuid4().hex[:12]}{target.suffix}"
+    try:
+        with _worded(target, temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(target)
+    finally:
+        if _reachable(target.parent):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
+    """Write a file in one piece.
+
+    Args:
+        path: the final path; its folder is created if missing.
+        content: the bytes; text, written as UTF-8; or a function that writes the file it is given.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: see :func:`atomic_path`.
+    """
+    with atomic_path(path) as temporary:
+        if callable(content):
+            content(temporary)
+        else:
+            data = content.encode() if isinstance(content, str) else content
+            temporary.write_bytes(data)
+    return Path(path)
+
+
+@contextmanager
+def _worded(target: Path, temporary: Path) -> Iterator[None]:
+    """Turn the operating system's refusals about this file into plain words."""
+    try:
+        yield
+    except OSError as error:
+        about = None if error.filename is None else Path(str(error.filename))
+        ours = about is None or about in (temporary, target, *target.parents)
+        if error.errno in _FULL:
+            raise UserError(
+                f"{target} cannot be written: the disk is full. Free some space, or choose another "
+                "folder; nothing of this file was kept."
+            ) from error
+        if ours and error.errno in _DENIED:
+            raise UserError(
+                f"{target} cannot be written: {error.strerror or 'permission denied'}. Choose a "
+                "folder you may write to."
+            ) from error
+        if ours and error.errno in _MISPLACED:
+            raise UserError(
+                f"{target} cannot be written: {error.strerror}: {about or target}. A file stands "
+                "where a folder is needed, or the reverse; choose another path."
+            ) from error
+        raise
+
+
+def _reachable(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,18 @@
+"""Print the configuration a command with these arguments would use, checked and complete."""
+
+from __future__ import annotations
+
+import argparse
+
+from framework.cli.arguments import add_config, config_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    print(config_of(args).to_yaml(), end="")
+    return 0

@@ -1,0 +1,109 @@
+"""List every registered part: its summary; its options, each with type, meaning, default."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from framework.errors import unknown_name
+
+#: What each kind turns into what, in data-flow order.
+ROLES = {
+    "personalizer": "a few images of a concept -> something the pipeline can load",
+    "trajectory": "reference image -> its latent at every step",
+    "extractor": "activations of target and reference -> descriptors",
+    "mask": "where the concept is, in target and reference",
+    "matcher": "descriptors -> flow and confidence",
+    "injector": "attention of both + matches -> the target's attention",
+    "guidance": "predicted clean target + warped reference -> corrected noise",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("kind", nargs="?", help=f"only this kind: {', '.join(ROLES)}")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="import this module first"
+    )
+
+
+def collect(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Every part of every kind (or of one), with summary, origin and options.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    from framework.options import describe_options
+    from framework.registry import REGISTRIES
+
+    if kind is not None and kind not in REGISTRIES:
+        raise unknown_name("kind of part", kind, REGISTRIES)
+    kinds = [kind] if kind else list(REGISTRIES)
+    return {
+        each: [
+            {
+                "name": name,
+                "summary": cls.summary(),
+                "class": f"{cls.__module__}:{cls.__qualname__}",
+                "options": [
+                    dict(zip(("name", "type", "default", "help"), row, strict=True))
+                    for row in describe_options(cls)
+                ],
+            }
+            for name, cls in REGISTRIES[each].items()
+        ]
+        for each in kinds
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list."""
+    from framework.registry import import_plugin
+
+    for module in args.plugin:
+        import_plugin(module)
+    found = collect(args.kind)
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    _print(found)
+    return 0
+
+
+def _print(found: dict[str, list[dict[str, Any]]]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        for kind, parts in found.items():
+            console.print(Text.assemble((kind, "bold underline"), f"  {ROLES.get(kind, '')}"))
+            for part in parts:
+                console.print(*_entry(part))
+            console.print()
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
+def _entry(part: dict[str, Any]) -> list[Any]:
+    """One part: its name, its summary, a table of its options."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    shown: list[Any] = [
+        Padding(Text(part["name"], "bold cyan"), (0, 0, 0, 2)),
+        Padding(Text(part["summary"]), (0, 0, 0, 4)),
+    ]
+    if part["options"]:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, style="green")
+        table.add_column(style="dim", overflow="fold", max_width=16)
+        table.add_column(overflow="fold")
+        for row in part["options"]:
+            default = (f" default {row['default']}", "dim")
+            table.add_row(row["name"], Text(row["type"]), Text.assemble(row["help"], default))
+        shown.append(Padding(table, (0, 0, 0, 6)))
+    return shown

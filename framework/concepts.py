@@ -1,0 +1,129 @@
+"""A folder of pictures -> a concept.
+
+The folder may hold a ``concept.yaml`` with ``class_name`` and, if wanted, ``placeholder`` and
+``name``; what the configuration gives goes before what that file says.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from framework.atomic import write_atomic
+from framework.config import ConceptConfig
+from framework.errors import UserError, unknown_name
+from framework.images import load_images
+from framework.resources import resolve_path
+from framework.types import Concept
+
+CONCEPT_FILE = "concept.yaml"
+KEYS = ("class_name", "placeholder", "name")
+
+
+def load_concept(config: ConceptConfig) -> Concept:
+    """Find the concept's folder, read its pictures, and decide how it is called.
+
+    Args:
+        config: ``path`` names the folder, else ``name`` one below ``library``.
+
+    Returns:
+        The concept. Its placeholder is ``<name>`` unless given; an empty one means a model that is
+        not personalized.
+
+    Raises:
+        UserError: no folder is named or there is none; a picture in it cannot be used; or nothing
+            says what class of thing it is.
+    """
+    folder = _folder(config)
+    pairs = load_images(folder)
+    said = read_concept_file(folder)
+    name = safe_name(str(config.name or said.get("name") or folder.resolve().name))
+    class_name = config.class_name or said.get("class_name")
+    if not class_name:
+        raise UserError(
+            f"Nothing says what '{folder}' shows. Give its plain noun, concept.class_name=duck for "
+            f"example, or write '{CONCEPT_FILE}' there with the line 'class_name: duck'."
+        )
+    placeholder = said.get("placeholder") if config.placeholder is None else config.placeholder
+    return Concept(
+        name=name,
+        placeholder=f"<{name}>" if placeholder is None else placeholder.strip(),
+        class_name=" ".join(class_name.split()),
+        images=tuple(image for _, image in pairs),
+        sources=tuple(file for file, _ in pairs),
+    )
+
+
+def list_concepts(library: str | Path) -> list[str]:
+    """Names of the concept folders in a library, sorted; empty if there is no such folder."""
+    root = resolve_path(library)
+    if not root.is_dir():
+        return []
+    return sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def read_concept_file(folder: str | Path) -> dict[str, str]:
+    """What ``concept.yaml`` in a folder says; empty without one.
+
+    Raises:
+        UserError: it is not valid YAML, or has an unknown key or a value that is no text.
+    """
+    path = Path(folder) / CONCEPT_FILE
+    if not path.is_file():
+        return {}
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}; expected {', '.join(KEYS)}.")
+    for key, value in data.items():
+        if key not in KEYS:
+            raise unknown_name(f"key in {path}", str(key), KEYS)
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{key} in {path} is {value!r}; expected text, in quotes if need be.")
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def write_concept_file(
+    folder: str | Path, class_name: str, placeholder: str | None = None, name: str | None = None
+) -> Path:
+    """Write ``concept.yaml`` into a folder.
+
+    Args:
+        folder: of pictures, or of learned weights.
+        class_name: the plain noun.
+        placeholder: the concept's word; None leaves it to the reader, ``<name>``.
+        name: short name; None: the folder's.
+
+    Returns:
+        The file's path.
+    """
+    values = {"class_name": class_name, "placeholder": placeholder, "name": name}
+    given = {key: value for key, value in values.items() if value is not None}
+    text = yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+    return write_atomic(Path(folder) / CONCEPT_FILE, text)
+
+
+def safe_name(text: str) -> str:
+    """A lower-case name of letters, digits, ``-`` and ``_``, fit for files and prompts."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-") or "concept"
+
+
+def _folder(config: ConceptConfig) -> Path:
+    if config.path is not None:
+        return resolve_path(config.path)
+    known = list_concepts(config.library)
+    if config.name is None:
+        raise UserError(
+            "No concept is named. Give concept.path=FOLDER with pictures of your object, or "
+            f"concept.name= with one of: {', '.join(known) or f'(none in {config.library})'}."
+        )
+    if config.name not in known:
+        raise unknown_name("concept", config.name, known)
+    return resolve_path(config.library) / config.name

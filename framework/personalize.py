@@ -1,0 +1,85 @@
+"""Learning a concept once: train, note it, and use the same weights when asked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framework.atomic import write_atomic
+from framework.config import Config, to_plain
+from framework.resources import resolve_path
+from framework.types import Concept
+
+NOTE = "learned.json"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Weights of a concept.
+
+    Attributes:
+        path: what the personalizer's ``load`` takes.
+        seconds: wall time of the training that made them; None if they came from elsewhere.
+        reused: whether they were there already.
+    """
+
+    path: Path
+    seconds: float | None
+    reused: bool
+
+
+def learn(pipe: Any, concept: Concept, config: Config, folder: Path) -> Learned:
+    """Train the configured personalizer, unless an identical training finished in the folder.
+
+    ``concept.weights`` of the configuration goes before: then nothing is trained.
+
+    Args:
+        pipe: the pipeline; left as it was.
+        concept: the concept.
+        config: names the personalizer, the model and the seed.
+        folder: for weights, checkpoints and the note of what they were made from.
+
+    Raises:
+        UserError: the images or words cannot be used.
+    """
+    if config.concept.weights is not None:
+        return Learned(resolve_path(config.concept.weights), None, True)
+    identity = fingerprint(concept, config)
+    note = folder / NOTE
+    found = _read(note)
+    if found.get("identity") == identity and (folder / str(found.get("file"))).exists():
+        return Learned(folder / found["file"], found.get("seconds"), True)
+    start = time.perf_counter()
+    path = config.part("personalizer").train(pipe, concept, folder, seed=config.seed)
+    seconds = time.perf_counter() - start
+    said = {
+        "identity": identity,
+        "file": str(Path(path).relative_to(folder)),
+        "seconds": round(seconds, 3),
+    }
+    write_atomic(note, json.dumps(said, indent=2).encode())
+    return Learned(Path(path), seconds, False)
+
+
+def fingerprint(concept: Concept, config: Config) -> str:
+    """A hash of all that learned weights depend on: words, pictures, personalizer, model, seed."""
+    plain = to_plain(config)
+    model = {key: plain["model"][key] for key in ("path", "variant", "dtype")}
+    told = [concept.placeholder, concept.class_name, plain["personalizer"], model, config.seed]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for image in concept.images:
+        digest.update(f"{image.mode}{image.size}".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,1 @@
+"""Training shared by personalizers: reference data, prompts, new words, the Lightning loop."""

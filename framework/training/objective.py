@@ -1,0 +1,75 @@
+"""The denoising loss, in whatever quantity the checkpoint predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.schedule import make_scheduler
+from framework.training.data import Batch
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Mean squared error of the model's output, optionally with min-SNR weights.
+
+    Attributes:
+        alpha_bar: abar_t for every diffusion time, (T,), float32 on the CPU.
+        prediction_type: ``epsilon``, ``v_prediction`` or ``sample``.
+        min_snr: gamma of Hang et al. 2023 (5 there), or None for equal weights.
+    """
+
+    alpha_bar: Tensor
+    prediction_type: str
+    min_snr: float | None = None
+
+    @classmethod
+    def of(cls, pipe: Any, min_snr: float | None = None) -> Objective:
+        """The objective of a pipeline's noise schedule.
+
+        Raises:
+            UserError: its prediction type is not supported.
+        """
+        scheduler = make_scheduler("DDIMScheduler", pipe.scheduler)
+        return cls(
+            scheduler.alphas_cumprod.float().cpu(), scheduler.config.prediction_type, min_snr
+        )
+
+    def noisy(self, batch: Batch) -> Tensor:
+        """z_t = sqrt(abar) z_0 + sqrt(1 - abar) eps, (b, C, h, w)."""
+        abar = self._abar(batch)
+        return abar.sqrt() * batch.latents + (1 - abar).sqrt() * batch.noise
+
+    def target(self, batch: Batch) -> Tensor:
+        """What the model should put out, (b, C, h, w)."""
+        if self.prediction_type == "epsilon":
+            return batch.noise
+        if self.prediction_type == "sample":
+            return batch.latents
+        abar = self._abar(batch)
+        return abar.sqrt() * batch.noise - (1 - abar).sqrt() * batch.latents
+
+    def weights(self, batch: Batch) -> Tensor:
+        """Weight of every element, (b,)."""
+        abar = self._abar(batch).flatten()
+        if self.min_snr is None:
+            return torch.ones_like(abar)
+        snr = abar / (1 - abar)
+        capped = snr.clamp_max(self.min_snr)
+        if self.prediction_type == "sample":
+            return capped
+        if self.prediction_type == "v_prediction":
+            return capped / (snr + 1)
+        return (self.min_snr / snr).clamp_max(1.0)
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Scalar float32 loss of a model output (b, C, h, w)."""
+        error = (output.float() - self.target(batch).float()).square().mean(dim=(1, 2, 3))
+        return (self.weights(batch) * error).mean()
+
+    def _abar(self, batch: Batch) -> Tensor:
+        table = self.alpha_bar.to(batch.latents.device)
+        return table[batch.timesteps][:, None, None, None]

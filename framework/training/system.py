@@ -1,0 +1,150 @@
+"""The LightningModule: a frozen pipeline, some trained parameters, a loss and an optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from framework.model import Condition, TextToImageModel
+from framework.training.data import Batch
+from framework.training.objective import Objective
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How parameters are updated: AdamW.
+
+    Attributes:
+        steps: number of updates.
+        learning_rate: at its peak.
+        schedule: ``constant``, or ``linear`` or ``cosine`` decay to zero over the steps.
+        warmup: updates of linear warm-up.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the gradient; None for no limit.
+    """
+
+    steps: int
+    learning_rate: float
+    schedule: str = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.0
+    gradient_clip: float | None = None
+
+    def factor(self, step: int) -> float:
+        """Learning rate of an update, as a fraction of the peak."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return 1.0 - done if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+class Diverged(Exception):
+    """The loss or its gradient is not finite; raised before the parameters are touched."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} in step {step}")
+        self.step, self.what = step, what
+
+
+class DenoisingSystem(pl.LightningModule):
+    """Trains parameters that somewhere take part in a pipeline's denoising.
+
+    The pipeline is received, not owned: its weights are no submodule, are neither moved nor saved,
+    and a checkpoint holds the trained parameters and the optimizer's state alone.
+
+    Args:
+        model: the pipeline, its own weights frozen.
+        objective: the loss.
+        parameters: what is trained, by name.
+        optimization: optimizer and schedule.
+        size: (height, width) of the images in pixels, for micro-conditioning.
+        identity: names the task; kept in checkpoints so that no other task resumes from them.
+    """
+
+    def __init__(
+        self,
+        model: TextToImageModel,
+        objective: Objective,
+        parameters: Mapping[str, nn.Parameter],
+        optimization: Optimization,
+        size: tuple[int, int],
+        identity: str = "",
+    ) -> None:
+        super().__init__()
+        self.trained = nn.ParameterDict(parameters)
+        self.optimization = optimization
+        self.identity = identity
+        self._model, self._objective, self._size = model, objective, size
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Data type of the pipeline's denoiser."""
+        return self._model.dtype
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """One denoising loss.
+
+        Raises:
+            Diverged: it is not finite.
+        """
+        noisy = self._objective.noisy(batch)
+        condition = encode_prompts(self._model, batch.prompts, *self._size)
+        output = self._model.denoise(noisy, batch.timesteps, condition)
+        loss = self._objective.loss(output, batch)
+        if not torch.isfinite(loss):
+            raise Diverged(self.global_step, f"the loss is {loss.item()}")
+        self.log("loss", loss.detach(), batch_size=len(batch.prompts))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Look at the gradient before it is used; a gradient scaler looks for itself."""
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        self.log("gradient_norm", norm)
+        self.log("learning_rate", optimizer.param_groups[0]["lr"])
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not scaled and not torch.isfinite(norm):
+            raise Diverged(self.global_step, f"the gradient's norm is {norm.item()}")
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a learning rate that is a function of the step."""
+        options = self.optimization
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, options.factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the task's identity into a checkpoint."""
+        checkpoint["identity"] = self.identity
+
+
+def encode_prompts(
+    model: TextToImageModel, prompts: list[str], height: int, width: int
+) -> Condition:
+    """Text condition of some prompts, one row each, through which gradients flow."""
+    pipe: Any = model.pipe
+    encoded = pipe.encode_prompt(
+        prompt=list(prompts),
+        device=model.device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=False,
+    )
+    if not model.is_xl:
+        return Condition(encoded[0])
+    embeds, _, pooled, _ = encoded
+    sizes = embeds.new_tensor([[height, width, 0, 0, height, width]]).expand(len(prompts), -1)
+    return Condition(embeds, {"text_embeds": pooled, "time_ids": sizes})

@@ -1,0 +1,437 @@
+"""The sampler's call: what it takes, what it returns, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from PIL import Image
+from tiny import tiny_concept, tiny_parts, tiny_sampler
+
+from framework.errors import UserError
+from framework.extractors.diffusion import DiffusionFeatures
+from framework.guidance.semantic_matching import SemanticMatching
+from framework.injectors.appearance_matching import AppearanceMatching
+from framework.masks.cross_attention import CrossAttentionMask
+from framework.masks.none import NoMask
+from framework.sampler import Sampler, SamplerConfig
+
+PROMPT = "a photo of a {}"
+
+
+@pytest.fixture(scope="module")
+def sampler(sd1):
+    return tiny_sampler(sd1)
+
+
+@pytest.fixture(scope="module")
+def latent(sampler):
+    """The image of seed 7 as a latent."""
+    return sampler(PROMPT, seed=7, output_type="latent").images
+
+
+# ------------------------------------------------------------------ outputs
+
+
+def test_output_types(sampler, latent):
+    assert latent.shape == (1, 4, 16, 16)
+    pt = sampler(PROMPT, seed=7, output_type="pt").images
+    array = sampler(PROMPT, seed=7, output_type="np").images
+    (picture,) = sampler(PROMPT, seed=7).images
+    assert pt.shape == (1, 3, 128, 128) and 0 <= pt.min() and pt.max() <= 1
+    assert array.shape == (1, 128, 128, 3) and array.dtype == np.float32
+    np.testing.assert_array_equal(array, pt.permute(0, 2, 3, 1).numpy())
+    assert isinstance(picture, Image.Image) and picture.size == (128, 128)
+    np.testing.assert_array_equal(np.array(picture), (array[0] * 255).round().astype("uint8"))
+
+
+def test_many_pictures_come_in_order(sampler):
+    images = sampler([PROMPT, "a {} on the snow"], seed=[7, 8], num_inference_steps=2).images
+    assert len(images) == 2
+    first = sampler(PROMPT, seed=7, num_inference_steps=2).images[0]
+    assert abs(np.array(images[0], int) - np.array(first, int)).max() <= 1
+
+
+# ------------------------------------------------------------------ noise
+
+
+def test_seed_generator_and_latents_are_one_noise(sampler, latent):
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
+    for given in (
+        {"latents": noise},
+        {"generator": torch.Generator().manual_seed(7)},
+        {"generator": [torch.Generator().manual_seed(7)]},
+        {"seed": [7]},
+        {"seed": np.int64(7)},
+    ):
+        assert torch.equal(sampler(PROMPT, output_type="latent", **given).images, latent)
+    assert not torch.equal(sampler(PROMPT, seed=8, output_type="latent").images, latent)
+
+
+def test_the_default_seed_is_zero(sampler):
+    options = {"output_type": "latent", "num_inference_steps": 2}
+    default = sampler(PROMPT, **options).images
+    assert torch.equal(sampler(PROMPT, seed=0, **options).images, default)
+
+
+def test_one_generator_for_many_images_draws_as_diffusers_does(sd1):
+    plain = tiny_sampler(sd1, injector="none")
+    ours = plain(
+        [PROMPT] * 3, generator=torch.Generator().manual_seed(1), output_type="np"
+    ).images
+    stock = sd1(
+        "a photo of a toy dog",
+        num_images_per_prompt=3,
+        num_inference_steps=4,
+        generator=torch.Generator().manual_seed(1),
+        output_type="np",
+    ).images
+    assert abs(ours - stock).max() < 1e-4
+
+
+def test_one_prompt_with_several_seeds_or_latents(sampler, latent):
+    images = sampler(PROMPT, seed=[6, 7], output_type="latent").images
+    torch.testing.assert_close(images[1:], latent, atol=2e-4, rtol=1e-4)
+    noise = torch.randn(2, 4, 16, 16)
+    assert len(sampler(PROMPT, latents=noise, num_inference_steps=1).images) == 2
+
+
+def test_given_latents_are_not_changed(sampler):
+    noise = torch.randn(1, 4, 16, 16)
+    before = noise.clone()
+    sampler(PROMPT, latents=noise, num_inference_steps=2)
+    assert torch.equal(noise, before)
+
+
+# ------------------------------------------------------------------ trace
+
+
+def test_trace(sampler):
+    """Shapes as StepTrace documents them, at the finest matched grid."""
+    output = sampler([PROMPT, "a {} on the snow"], output_type="latent", return_trace=True)
+    assert [step.step for step in output.trace] == [0, 1, 2, 3]
+    assert [step.timestep for step in output.trace] == [751, 501, 251, 1]
+    assert [step.matched for step in output.trace] == [False, True, True, True]
+    for step in output.trace:
+        assert step.latents.shape == step.target_clean.shape == (2, 4, 16, 16)
+        assert step.reference_clean.shape == (1, 4, 16, 16)
+    assert output.trace[0].flow is output.trace[0].masks is output.trace[0].features is None
+    for step in output.trace[1:]:
+        assert step.flow.shape == (4, 16, 16, 2)
+        assert step.confidence.shape == (4, 16, 16)
+        assert set(step.confidence.unique().tolist()) <= {0.0, 1.0}
+        assert step.masks.target.shape == step.masks.reference.shape == (4, 16, 16)
+        assert torch.equal(step.masks.target[:2], step.masks.target[2:])
+        assert step.features.target.shape == step.features.reference.shape == (4, 16, 16, 32)
+    assert torch.equal(output.trace[-1].latents, output.images)
+
+
+def test_trace_without_classifier_free_guidance_or_reference(sampler, sd1):
+    one = sampler(PROMPT, guidance_scale=1.0, return_trace=True, num_inference_steps=2).trace
+    assert one[1].flow.shape == (1, 16, 16, 2)
+    plain = tiny_sampler(sd1, injector="none")
+    trace = plain(PROMPT, return_trace=True, num_inference_steps=2).trace
+    assert len(trace) == 2
+    assert all(step.reference_clean is None and step.flow is None for step in trace)
+    assert sampler(PROMPT, num_inference_steps=1).trace == []
+
+
+def test_trace_of_chunks_is_that_of_one_batch(sd1, sampler):
+    prompts = [PROMPT, "a {} on the snow", "a red {}"]
+    options = {"seed": [1, 2, 3], "return_trace": True, "num_inference_steps": 3}
+    whole = sampler(prompts, **options).trace
+    chunked = tiny_sampler(sd1, options={"batch_size": 2})(prompts, **options).trace
+    assert len(whole) == len(chunked) == 3
+    for a, b in zip(whole, chunked, strict=True):
+        for name in ("latents", "target_clean", "reference_clean", "flow", "confidence"):
+            x, y = getattr(a, name), getattr(b, name)
+            assert (x is None) == (y is None)
+            if x is not None:
+                torch.testing.assert_close(x, y, atol=5e-4, rtol=1e-4)
+        assert (a.step, a.timestep, a.matched) == (b.step, b.timestep, b.matched)
+        if a.masks is not None:
+            torch.testing.assert_close(a.masks.target, b.masks.target, atol=1e-4, rtol=0)
+            cosine = (a.features.target[:, 3, 3] @ a.features.reference[:, 5, 5].mT).diagonal()
+            other = (b.features.target[:, 3, 3] @ b.features.reference[:, 5, 5].mT).diagonal()
+            torch.testing.assert_close(cosine, other, atol=1e-3, rtol=0)
+
+
+# ------------------------------------------------------------------ variants
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_twenty_step_solvers(sd1, name):
+    options = {"num_inference_steps": 20, "scheduler": name}
+    ours = tiny_sampler(sd1, options=options)(PROMPT, output_type="latent").images
+    plain = tiny_sampler(sd1, options=options, injector="none")(PROMPT, output_type="latent").images
+    assert torch.isfinite(ours).all()
+    assert (ours - plain).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_solvers_off_are_the_stock_pipeline(sd1, name):
+    import diffusers
+
+    pipe = copy.copy(sd1)
+    pipe.scheduler = getattr(diffusers, name).from_config(sd1.scheduler.config)
+    ours = tiny_sampler(pipe, injector="none", options={"scheduler": "keep"})
+    generator = torch.Generator().manual_seed(0)
+    stock = pipe(
+        "a photo of a toy dog", num_inference_steps=4, generator=generator, output_type="np"
+    ).images
+    assert abs(ours(PROMPT, output_type="np").images - stock).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_sizes_that_are_not_square(request, name):
+    """192 x 256 pixels: a 24 x 32 latent, whose halvings are 12 x 16, 6 x 8 and 3 x 4."""
+    pipe = request.getfixturevalue(name)
+    mask = CrossAttentionMask(resolution=6)
+    sized = tiny_sampler(pipe, options={"height": 192, "width": 256}, mask=mask)
+    output = sized(PROMPT, num_inference_steps=2, output_type="np", return_trace=True)
+    assert output.images.shape == (1, 192, 256, 3)
+    fine = (12, 16) if name == "sdxl" else (24, 32)
+    assert output.trace[1].flow.shape == (2, *fine, 2)
+    assert output.trace[1].masks.target.shape == (2, *fine)
+
+
+def test_sizes_that_do_not_halve_evenly(sd1):
+    """120 x 88 pixels: a 15 x 11 latent, halved with rounding up."""
+    options = {"height": 120, "width": 88}
+    output = tiny_sampler(sd1, options=options, mask=CrossAttentionMask(resolution=3))(
+        PROMPT, num_inference_steps=2, output_type="np", return_trace=True
+    )
+    assert output.images.shape == (1, 120, 88, 3)
+    assert output.trace[1].flow.shape == (2, 15, 11, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(sd1, dtype):
+    pipe = copy.deepcopy(sd1).to(dtype)
+    result = tiny_sampler(pipe)(PROMPT, output_type="latent", return_trace=True)
+    assert result.images.dtype == dtype and torch.isfinite(result.images).all()
+    assert result.trace[1].features.target.dtype == torch.float32
+    assert tiny_sampler(pipe)(PROMPT, num_inference_steps=2).images[0].size == (128, 128)
+    guided = tiny_sampler(pipe, guidance=SemanticMatching(start_step=1, weight=1.0))
+    assert torch.isfinite(guided(PROMPT, output_type="latent").images).all()
+
+
+def test_channels_last(sd1, latent):
+    pipe = copy.copy(sd1)
+    pipe.unet = copy.deepcopy(sd1.unet).to(memory_format=torch.channels_last)
+    images = tiny_sampler(pipe)(PROMPT, seed=7, output_type="latent").images
+    torch.testing.assert_close(images, latent, atol=5e-4, rtol=1e-4)
+
+
+def test_lora_in_the_unet_takes_part(sd1, latent):
+    """A peft adapter sits inside to_q ... to_out; the stand-in processors go through it."""
+    from peft import LoraConfig
+
+    pipe = copy.copy(sd1)
+    pipe.unet = copy.deepcopy(sd1.unet)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    options = {"seed": 7, "output_type": "latent"}
+    ours = tiny_sampler(pipe)(PROMPT, **options).images
+    assert (ours - latent).abs().mean() > 1e-3
+    pipe.unet.disable_adapters()
+    off = tiny_sampler(pipe)(PROMPT, **options).images
+    torch.testing.assert_close(off, latent, atol=2e-4, rtol=1e-4)
+    pipe.unet.enable_adapters()
+    plain = tiny_sampler(pipe, injector="none")(PROMPT, **options).images
+    generator = torch.Generator().manual_seed(7)
+    stock = pipe(
+        "a photo of a toy dog", num_inference_steps=4, generator=generator, output_type="latent"
+    ).images
+    torch.testing.assert_close(plain, stock, atol=2e-4, rtol=1e-4)
+
+
+def test_a_model_without_placeholder(sd1):
+    """Plain Stable Diffusion: the class name alone stands for the concept."""
+    plain = tiny_sampler(sd1, tiny_concept(placeholder=""))
+    trace = plain(PROMPT, num_inference_steps=2, return_trace=True).trace
+    assert trace[1].masks.target.max() == 1
+
+
+def test_too_few_steps_to_inject_warn(sd1, caplog):
+    parts = tiny_parts(sd1, injector=AppearanceMatching(start_step=4))
+    late = Sampler(sd1, tiny_concept(), parts, SamplerConfig(num_inference_steps=8))
+    options = {"num_inference_steps": 4, "output_type": "latent"}
+    with caplog.at_level(logging.WARNING):
+        images = late(PROMPT, **options).images
+    assert "nothing is injected" in caplog.text
+    plain = tiny_sampler(sd1, injector="none")
+    assert torch.equal(images, plain(PROMPT, **options).images)
+
+
+def test_the_reference_is_prepared_once_per_number_of_steps(sd1):
+    fresh = tiny_sampler(sd1)
+    assert fresh.reference() is fresh.reference(4)
+    assert fresh.reference(2) is not fresh.reference(4)
+    assert fresh.reference(2).trajectory.shape == (2, 1, 4, 16, 16)
+    assert fresh.reference().image.shape == (1, 3, 128, 128)
+    assert fresh.reference().latent.shape == (1, 4, 16, 16)
+
+
+# ------------------------------------------------------------------ refusals
+
+BAD_CALLS = {
+    "no concept": ({"prompt": "a photo of a cat"}, r"does not mention the concept.*'\{\}'"),
+    "no prompt": ({"prompt": []}, "expected a text, or a list of at least one"),
+    "not a prompt": ({"prompt": [3]}, "expected a text, or a list of at least one"),
+    "an empty prompt": ({"prompt": ""}, "expected a text, or a list|does not mention the concept"),
+    "no steps": ({"num_inference_steps": 0}, r"num_inference_steps is 0; expected .*\[1, 1000\]"),
+    "many steps": ({"num_inference_steps": 1001}, r"num_inference_steps is 1001; expected .*1000"),
+    "all steps": ({"num_inference_steps": 1000}, "num_inference_steps is 1000.*use fewer"),
+    "half a step": ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5; expected an int"),
+    "scale": ({"guidance_scale": -1.0}, "guidance_scale is -1.0; expected at least 0"),
+    "nan scale": ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+    "inf scale": ({"guidance_scale": float("inf")}, "guidance_scale is inf; expected a finite"),
+    "latents": (
+        {"latents": torch.zeros(1, 4, 8, 8)},
+        r"latents are \(1, 4, 8, 8\); expected a tensor \(N, 4, 16, 16\)",
+    ),
+    "flat latents": ({"latents": torch.zeros(4, 16, 16)}, r"expected a tensor \(N, 4, 16, 16\)"),
+    "no tensor": ({"latents": [0.0]}, r"latents are list; expected a tensor"),
+    "two noises": (
+        {"seed": 1, "generator": torch.Generator()},
+        "Got seed and generator; expected at most one",
+    ),
+    "seed count": ({"prompt": [PROMPT] * 2, "seed": [1, 2, 3]}, "Got 2 prompts but .* 3 images"),
+    "no seeds": ({"seed": []}, r"seed is \[\]; expected an integer"),
+    "negative seed": ({"seed": -1}, "seed is -1; expected"),
+    "huge seed": ({"seed": 2**70}, "seed is .*; expected"),
+    "text seed": ({"seed": "one"}, "seed is 'one'; expected an integer"),
+    "bad generator": ({"generator": [1]}, r"generator is \[1\]; expected a torch.Generator"),
+    "output type": ({"output_type": "jpeg"}, "output_type is 'jpeg'; expected one of pil, np"),
+    "long prompt": (
+        {"prompt": "a photo " * 40 + "of a {}"},
+        "stands beyond the text encoder's length .*first 75 tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_bad_calls_are_refused(sampler, sd1, case):
+    """Before any work: the U-Net is not evaluated."""
+    arguments, message = BAD_CALLS[case]
+    calls = []
+    hook = sd1.unet.register_forward_hook(lambda *args: calls.append(1))
+    try:
+        with pytest.raises(UserError, match=message):
+            sampler(**({"prompt": PROMPT} | arguments))
+    finally:
+        hook.remove()
+    assert not calls
+
+
+BAD_PARTS = {
+    "layers": (
+        {"injector": AppearanceMatching(layers=[r"down_blox.*attn1"])},
+        r"injector.layers: no layer of this U-Net matches 'down_blox.\*attn1'. It has: down_blocks",
+    ),
+    "blocks": (
+        {"extractor": DiffusionFeatures(blocks=["up_blocks.9"])},
+        "extractor.blocks: no layer of this U-Net matches 'up_blocks.9'",
+    ),
+    "mask layers": (
+        {"mask": CrossAttentionMask(layers=["nowhere"], resolution=4)},
+        "mask.layers: no layer of this U-Net matches 'nowhere'",
+    ),
+    "resolution": (
+        {"mask": CrossAttentionMask(resolution=5)},
+        "mask.resolution is 5; the layers of a 16 x 16 latent can have 16, 8, 4, 2, 1 cells",
+    ),
+    "expression": (
+        {"injector": AppearanceMatching(layers=["("])},
+        r"injector.layers: '\(' is no regular expression",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PARTS)
+def test_parts_that_do_not_fit_the_unet_are_refused_at_construction(sd1, case):
+    parts, message = BAD_PARTS[case]
+    with pytest.raises(UserError, match=message):
+        tiny_sampler(sd1, **parts)
+
+
+def test_cross_attention_is_not_self_attention(sd1):
+    with pytest.raises(UserError, match="no layer of this U-Net matches .*attn2"):
+        tiny_sampler(sd1, injector=AppearanceMatching(layers=[r"up_blocks\.1.*attn2"]))
+
+
+def test_a_mask_from_layers_that_come_too_late_is_refused(sd1):
+    """The only cross-attention of that size stands after the first matched layer."""
+    mask = CrossAttentionMask(layers=[r"up_blocks\.3\..*attn2"], resolution=16)
+    late = tiny_sampler(sd1, mask=mask)
+    with pytest.raises(UserError, match=r"mask.resolution is 16, but no cross-attention.*before"):
+        late(PROMPT)
+
+
+def test_features_of_a_wrong_kind_are_refused(sd1):
+    extractor = DiffusionFeatures(blocks=[r"up_blocks\.1\.attentions\.0\.transformer_blocks\.0"])
+    wrong = tiny_sampler(sd1, extractor=extractor)
+    with pytest.raises(UserError, match=r"extractor.blocks: .* name a block, a resnet"):
+        wrong(PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"height": 100}, "height is 100 pixels; expected a positive multiple of 8"),
+        ({"width": 130}, "width is 130 pixels; expected a positive multiple of 8"),
+        ({"reference_index": 1}, r"reference_index is 1, but .* has 1 image\(s\)"),
+        ({"reference_prompt": "a photo"}, "The prompt 'a photo' does not mention the concept"),
+        ({"scheduler": "EulerDiscreteScheduler"}, "'EulerDiscreteScheduler' is not supported.*DDIM"),
+        ({"num_inference_steps": 1000}, "num_inference_steps is 1000.*use fewer"),
+        ({"resize": "squash"}, "resize is 'squash'; expected one of"),
+    ],
+)
+def test_bad_options_are_refused_at_construction(sd1, options, message):
+    with pytest.raises(UserError, match=message):
+        tiny_sampler(sd1, options=options)
+
+
+def test_an_empty_window_is_refused():
+    with pytest.raises(UserError, match=r"end_step is 4; expected more than start_step \(4\)"):
+        AppearanceMatching(start_step=4, end_step=4)
+    with pytest.raises(UserError, match="layers is empty"):
+        AppearanceMatching(layers=[])
+
+
+def test_other_pipelines_are_refused_by_name(sd1):
+    inpaint = StableDiffusionInpaintPipeline(**sd1.components, requires_safety_checker=False)
+    with pytest.raises(UserError, match="StableDiffusionInpaintPipeline is not supported.*XL"):
+        tiny_sampler(inpaint)
+    with pytest.raises(UserError, match="NoneType is not supported"):
+        Sampler(None, tiny_concept(), tiny_parts(sd1), SamplerConfig())
+
+
+def test_unets_conditioned_on_more_are_refused(sd1):
+    parts = sd1.components
+    config = dict(sd1.unet.config)
+    for change, reason in (
+        ({"in_channels": 9}, "takes 9 channels where a latent has 4"),
+        ({"time_cond_proj_dim": 8}, "conditioned on the guidance scale"),
+    ):
+        unet = type(sd1.unet).from_config(config | change)
+        pipe = StableDiffusionPipeline(**(parts | {"unet": unet}), requires_safety_checker=False)
+        with pytest.raises(UserError, match=reason):
+            tiny_sampler(pipe)
+
+
+def test_a_compiled_unet_is_refused(sd1):
+    pipe = copy.copy(sd1)
+    pipe.unet = torch.compile(sd1.unet)
+    with pytest.raises(UserError, match="is compiled"):
+        tiny_sampler(pipe)
+
+
+def test_no_mask_needs_no_cross_attention(sd1):
+    output = tiny_sampler(sd1, mask=NoMask())(PROMPT, num_inference_steps=2, return_trace=True)
+    assert output.trace[1].masks.target.min() == 1
