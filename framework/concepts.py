@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from framework.atomic import write_atomic
 from framework.config import ConceptConfig
@@ -77,8 +77,8 @@ def read_concept_file(folder: str | Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # YAML errors have many classes, all mean the same here
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}; expected {', '.join(KEYS)}.")
@@ -106,8 +106,7 @@ def write_concept_file(
     """
     values = {"class_name": class_name, "placeholder": placeholder, "name": name}
     given = {key: value for key, value in values.items() if value is not None}
-    text = yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
-    return write_atomic(Path(folder) / CONCEPT_FILE, text)
+    return write_atomic(Path(folder) / CONCEPT_FILE, OmegaConf.to_yaml(OmegaConf.create(given)))
 
 
 def safe_name(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffusers.models.attention_processor import Attention
@@ -13,40 +13,53 @@ from framework.errors import UserError
 
 
 def resolve(
-    module: nn.Module, patterns: Sequence[str], kind: type | None, what: str
+    module: nn.Module, patterns: Sequence[str], accept: Callable[[nn.Module], bool], what: str
 ) -> dict[str, Any]:
     """Sub-modules whose path matches a pattern fully, by path, in the order of the module tree.
 
     Args:
         module: the U-Net.
         patterns: regular expressions on paths such as ``up_blocks.1.attentions.0...attn1``.
-        kind: class they must have; None permits any.
+        accept: says which sub-modules may be named.
         what: the option the patterns come from, for messages.
 
     Raises:
         UserError: a pattern is no regular expression, or matches no layer.
     """
-    found: dict[str, Any] = {}
-    names = [
-        name for name, child in module.named_modules() if kind is None or isinstance(child, kind)
-    ]
+    found: set[str] = set()
+    layers = {name: child for name, child in module.named_modules() if name and accept(child)}
     for pattern in patterns:
         try:
             regex = re.compile(pattern)
         except re.error as error:
             raise UserError(f"{what}: '{pattern}' is no regular expression: {error}.") from error
-        hits = [name for name in names if regex.fullmatch(name)]
+        hits = [name for name in layers if regex.fullmatch(name)]
         if not hits:
             raise UserError(
-                f"{what}: no layer of this U-Net matches '{pattern}'. {_examples(names)}"
+                f"{what}: no layer of this U-Net matches '{pattern}'. {_examples(list(layers))}"
             )
-        found.update({name: module.get_submodule(name) for name in hits})
-    return {name: found[name] for name in names if name in found}
+        found.update(hits)
+    return {name: layer for name, layer in layers.items() if name in found}
 
 
 def self_attentions(unet: nn.Module, patterns: Sequence[str]) -> dict[str, Attention]:
     """Self-attention layers matching the patterns."""
-    return resolve(unet, patterns, Attention, "injector.layers")
+    return resolve(unet, patterns, is_self_attention, "injector.layers")
+
+
+def is_self_attention(module: nn.Module) -> bool:
+    """Whether a module is an attention layer over the image alone."""
+    return isinstance(module, Attention) and not module.is_cross_attention
+
+
+def is_cross_attention(module: nn.Module) -> bool:
+    """Whether a module is an attention layer over the text."""
+    return isinstance(module, Attention) and module.is_cross_attention
+
+
+def anything(module: nn.Module) -> bool:
+    """Every module."""
+    return True
 
 
 def _examples(names: list[str]) -> str:

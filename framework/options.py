@@ -14,6 +14,7 @@ import dataclasses
 import inspect
 import math
 import re
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from numbers import Real
 from typing import Any, get_type_hints
@@ -88,12 +89,21 @@ def config_class(cls: type) -> type:
         UserError: the constructor has a parameter without a default (a part must be constructible
             from its configuration alone), or leaves out options every part of its kind has.
     """
-    declared = cls.__dict__.get("Config")
+    return _from_order(cls.__mro__)
+
+
+def _from_order(order: tuple[type, ...]) -> type:
+    """The options of the first class in a resolution order; see :func:`config_class`."""
+    cls, rest = order[0], order[1:]
+    declared = vars(cls).get("Config")
     if declared is not None:
         return declared
-    if "__init__" not in cls.__dict__:
-        return config_class(cls.__base__) if cls.__base__ not in (None, object) else PartConfig
-    parameters = list(inspect.signature(cls.__init__).parameters.items())[1:]
+    if cls is object:
+        return PartConfig
+    inherited = _from_order(rest)
+    if "__init__" not in vars(cls):
+        return inherited
+    parameters = list(inspect.signature(_constructor(cls)).parameters.items())[1:]
     hints, helps = _hints(cls), _documented(cls)
     columns: list[Any] = []
     passes_on = False
@@ -109,22 +119,26 @@ def config_class(cls: type) -> type:
             )
         kind = _supported(cls, name, hints.get(name, Any), parameter.default)
         columns.append((name, kind, option(parameter.default, helps.get(name, ""))))
-    inherited = config_class(cls.__base__) if cls.__base__ is not object else PartConfig
-    if not passes_on and inspect.isabstract(cls.__base__):
+    owner = next((each for each in rest if "Config" in vars(each)), None)
+    if not passes_on and inspect.isabstract(owner):
         missing = {item.name for item in fields(inherited)} - {column[0] for column in columns}
         if missing:
             raise UserError(
                 f"{cls.__name__}.__init__ leaves out {', '.join(sorted(missing))}; take **options "
                 "and pass them to super().__init__(**options)."
             )
-    base = inherited if passes_on else PartConfig
-    return make_dataclass(f"{cls.__name__}Config", columns, bases=(base,))
+    bases = (inherited if passes_on else PartConfig,)
+    return make_dataclass(f"{cls.__name__}Config", columns, bases=bases)
+
+
+def _constructor(cls: type) -> Callable[..., None]:
+    return vars(cls)["__init__"]
 
 
 def _hints(cls: type) -> dict[str, Any]:
     """Types of a constructor's parameters; none where they name what cannot be resolved."""
     try:
-        return get_type_hints(cls.__init__)
+        return get_type_hints(_constructor(cls))
     except NameError:
         return {}
 
@@ -146,7 +160,7 @@ def _supported(cls: type, name: str, kind: Any, default: Any) -> Any:
 def _documented(cls: type) -> dict[str, str]:
     """First line for each argument of the ``Args:`` section of the class or its constructor."""
     found: dict[str, str] = {}
-    for text in (inspect.getdoc(cls), inspect.getdoc(cls.__init__)):
+    for text in (inspect.getdoc(cls), inspect.getdoc(_constructor(cls))):
         section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", text or "", re.MULTILINE)
         for name, line in re.findall(r"^ +(\w+):[ \t]*(.+)$", section[1] if section else "", re.M):
             found.setdefault(name, line)
@@ -158,7 +172,7 @@ def describe_options(cls: type) -> list[tuple[str, str, str, str]]:
     rows = []
     for item in fields(config_class(cls)):
         kind = item.type if isinstance(item.type, str) else inspect.formatannotation(item.type)
-        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc,operator]
         text = item.metadata.get("help", "")
         low, high = item.metadata.get("low"), item.metadata.get("high")
         if low is not None and high is not None:

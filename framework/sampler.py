@@ -126,6 +126,13 @@ class Sampler:
         if not math.isfinite(scale):
             raise UserError(f"guidance_scale is {scale}; expected a finite number.")
         prompts, noises = self._targets(prompt, seed, generator, latents)
+        injector = self.parts.injector
+        if injector.injects and steps <= injector.config.start_step:
+            logger.warning(
+                "%d steps end before injector.start_step (%d): nothing is injected.",
+                steps,
+                injector.config.start_step,
+            )
         if self._check_attachable(steps):
             for text in prompts:
                 concept_positions(self.pipe, text, self.concept)
@@ -176,13 +183,7 @@ class Sampler:
         """Whether the reference takes part in a run; refuse now what could not be attached."""
         latent_size = self.model.latent_size(*self._size())
         plan = Plan(self.parts, steps)
-        if self.parts.injector.injects and not any(map(plan.injects, range(steps))):
-            logger.warning(
-                "%d steps are fewer than injector.start_step (%d) needs: nothing is injected.",
-                steps,
-                self.parts.injector.config.start_step,
-            )
-        if plan.uses_reference:
+        if plan.uses_reference or self.parts.injector.injects:
             with ExitStack() as stack:
                 self._attach(stack, Layout(1, 1, 1), [self._reference_prompt], latent_size)
         return plan.uses_reference

@@ -46,12 +46,14 @@ def make_scheduler(name: str, current: Any) -> Any:
             f"Prediction type '{config.get('prediction_type')}' is not supported; expected "
             "'epsilon', 'v_prediction' or 'sample'."
         )
+    changes: dict[str, Any] = {}
     if chosen == "DDIMScheduler":
-        config |= {"clip_sample": False, "thresholding": False}  # latents are not in [-1, 1]
+        changes = {"clip_sample": False, "thresholding": False}  # latents are not in [-1, 1]
         if type(current).__name__ != chosen:
             # Stable Diffusion's own values: the last step ends at abar_0.
-            config |= {"set_alpha_to_one": False, "steps_offset": 1}
-    scheduler = getattr(diffusers, chosen).from_config(config)
+            changes |= {"set_alpha_to_one": False, "steps_offset": 1}
+    # As keywords: diffusers drops from the mapping what stood at another class's default.
+    scheduler = getattr(diffusers, chosen).from_config(config, **changes)
     _check_followed(scheduler)
     return scheduler
 

@@ -79,7 +79,7 @@ def words(kind: Any) -> str:
     arguments = getattr(kind, "__args__", ())
     if name in (list, tuple):
         plural = {int: "integers", float: "numbers", str: "texts", bool: "true or false"}
-        return f"a list of {plural.get(arguments[0] if arguments else None, 'values')}"
+        return f"a list of {plural.get(arguments[0], 'values') if arguments else 'values'}"
     if name is dict or kind is dict:
         return "a mapping"
     if arguments and name is not dict:

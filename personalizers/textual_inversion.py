@@ -107,16 +107,16 @@ class TextualInversion(Personalizer):
         side = config.resolution or model.image_size
         prompts = self._prompts(pipe, concept)
         rows = self._start(pipe, concept)
-        parts = loop.networks(pipe)
-        with loop.frozen(parts):
+        lean = config.gradient_checkpointing and not model.unet.is_gradient_checkpointing
+        with loop.frozen(loop.networks(pipe)):
             restore = add_words(pipe, concept.placeholder, rows, trained=True)
             try:
-                if config.gradient_checkpointing:
+                if lean:
                     model.unet.enable_gradient_checkpointing()
                 self._fit(model, concept, prompts, rows, side, Path(folder), seed)
             finally:
                 restore()
-                if config.gradient_checkpointing:
+                if lean:
                     model.unet.disable_gradient_checkpointing()
         write_concept_file(folder, concept.class_name, concept.placeholder, concept.name)
         return write_embeds(Path(folder) / FILE, concept.placeholder, dict(rows))

@@ -146,6 +146,16 @@ def test_subclass_without_constructor_inherits_options():
     assert Same(cycle_threshold=0.1).config.cycle_threshold == 0.1
 
 
+def test_a_mixin_does_not_hide_options():
+    class Mixin:
+        pass
+
+    class Mixed(Mixin, CycleArgmax):
+        pass
+
+    assert config_class(Mixed) is CycleArgmax.Config
+
+
 def test_constructor_argument_without_default_is_refused():
     class Needy(Matcher):
         def __init__(self, side) -> None:

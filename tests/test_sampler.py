@@ -86,7 +86,7 @@ def test_one_generator_for_many_images_draws_as_diffusers_does(sd1):
     stock = sd1(
         "a photo of a toy dog",
         num_images_per_prompt=3,
-        num_inference_steps=4,
+        num_inference_steps=3,
         generator=torch.Generator().manual_seed(1),
         output_type="np",
     ).images
@@ -113,9 +113,9 @@ def test_given_latents_are_not_changed(sampler):
 def test_trace(sampler):
     """Shapes as StepTrace documents them, at the finest matched grid."""
     output = sampler([PROMPT, "a {} on the snow"], output_type="latent", return_trace=True)
-    assert [step.step for step in output.trace] == [0, 1, 2, 3]
-    assert [step.timestep for step in output.trace] == [751, 501, 251, 1]
-    assert [step.matched for step in output.trace] == [False, True, True, True]
+    assert [step.step for step in output.trace] == [0, 1, 2]
+    assert [step.timestep for step in output.trace] == [667, 334, 1]
+    assert [step.matched for step in output.trace] == [False, True, True]
     for step in output.trace:
         assert step.latents.shape == step.target_clean.shape == (2, 4, 16, 16)
         assert step.reference_clean.shape == (1, 4, 16, 16)
@@ -166,8 +166,9 @@ def test_trace_of_chunks_is_that_of_one_batch(sd1, sampler):
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
 def test_twenty_step_solvers(sd1, name):
     options = {"num_inference_steps": 20, "scheduler": name}
-    ours = tiny_sampler(sd1, options=options)(PROMPT, output_type="latent").images
-    plain = tiny_sampler(sd1, options=options, injector="none")(PROMPT, output_type="latent").images
+    call = {"prompt": PROMPT, "output_type": "latent", "guidance_scale": 1.0}
+    ours = tiny_sampler(sd1, options=options)(**call).images
+    plain = tiny_sampler(sd1, options=options, injector="none")(**call).images
     assert torch.isfinite(ours).all()
     assert (ours - plain).abs().mean() > 1e-3
 
@@ -181,7 +182,7 @@ def test_solvers_off_are_the_stock_pipeline(sd1, name):
     ours = tiny_sampler(pipe, injector="none", options={"scheduler": "keep"})
     generator = torch.Generator().manual_seed(0)
     stock = pipe(
-        "a photo of a toy dog", num_inference_steps=4, generator=generator, output_type="np"
+        "a photo of a toy dog", num_inference_steps=3, generator=generator, output_type="np"
     ).images
     assert abs(ours(PROMPT, output_type="np").images - stock).max() < 1e-4
 
@@ -209,7 +210,9 @@ def test_sizes_that_do_not_halve_evenly(sd1):
     assert output.trace[1].flow.shape == (2, 15, 11, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
+)
 def test_half_precision(sd1, dtype):
     pipe = copy.deepcopy(sd1).to(dtype)
     result = tiny_sampler(pipe)(PROMPT, output_type="latent", return_trace=True)
@@ -245,7 +248,7 @@ def test_lora_in_the_unet_takes_part(sd1, latent):
     plain = tiny_sampler(pipe, injector="none")(PROMPT, **options).images
     generator = torch.Generator().manual_seed(7)
     stock = pipe(
-        "a photo of a toy dog", num_inference_steps=4, generator=generator, output_type="latent"
+        "a photo of a toy dog", num_inference_steps=3, generator=generator, output_type="latent"
     ).images
     torch.testing.assert_close(plain, stock, atol=2e-4, rtol=1e-4)
 
@@ -260,7 +263,7 @@ def test_a_model_without_placeholder(sd1):
 def test_too_few_steps_to_inject_warn(sd1, caplog):
     parts = tiny_parts(sd1, injector=AppearanceMatching(start_step=4))
     late = Sampler(sd1, tiny_concept(), parts, SamplerConfig(num_inference_steps=8))
-    options = {"num_inference_steps": 4, "output_type": "latent"}
+    options = {"output_type": "latent", "num_inference_steps": 3}
     with caplog.at_level(logging.WARNING):
         images = late(PROMPT, **options).images
     assert "nothing is injected" in caplog.text
@@ -270,8 +273,8 @@ def test_too_few_steps_to_inject_warn(sd1, caplog):
 
 def test_the_reference_is_prepared_once_per_number_of_steps(sd1):
     fresh = tiny_sampler(sd1)
-    assert fresh.reference() is fresh.reference(4)
-    assert fresh.reference(2) is not fresh.reference(4)
+    assert fresh.reference() is fresh.reference(3)
+    assert fresh.reference(2) is not fresh.reference(3)
     assert fresh.reference(2).trajectory.shape == (2, 1, 4, 16, 16)
     assert fresh.reference().image.shape == (1, 3, 128, 128)
     assert fresh.reference().latent.shape == (1, 4, 16, 16)
@@ -361,7 +364,7 @@ def test_parts_that_do_not_fit_the_unet_are_refused_at_construction(sd1, case):
 
 
 def test_cross_attention_is_not_self_attention(sd1):
-    with pytest.raises(UserError, match="no layer of this U-Net matches .*attn2"):
+    with pytest.raises(UserError, match="no layer of this U-Net matches .*attn2.*It has: .*attn1"):
         tiny_sampler(sd1, injector=AppearanceMatching(layers=[r"up_blocks\.1.*attn2"]))
 
 
@@ -419,12 +422,13 @@ def test_unets_conditioned_on_more_are_refused(sd1):
         ({"in_channels": 9}, "takes 9 channels where a latent has 4"),
         ({"time_cond_proj_dim": 8}, "conditioned on the guidance scale"),
     ):
-        unet = type(sd1.unet).from_config(config | change)
+        unet = type(sd1.unet).from_config(config, **change)
         pipe = StableDiffusionPipeline(**(parts | {"unet": unet}), requires_safety_checker=False)
         with pytest.raises(UserError, match=reason):
             tiny_sampler(pipe)
 
 
+@pytest.mark.slow
 def test_a_compiled_unet_is_refused(sd1):
     pipe = copy.copy(sd1)
     pipe.unet = torch.compile(sd1.unet)

@@ -73,6 +73,12 @@ def test_timesteps_and_final_alpha_are_stable_diffusions():
     assert final_alpha_bar(scheduler) == alpha_bar(scheduler, 0) == pytest.approx(0.99915)
 
 
+def test_clipping_at_its_default_is_turned_off():
+    """diffusers ignores changes to values that stood at their defaults unless told by keyword."""
+    scheduler = make_scheduler("DDIMScheduler", DDIMScheduler())
+    assert not scheduler.config.clip_sample and not scheduler.config.thresholding
+
+
 def test_a_ddim_of_the_pipeline_keeps_its_own_offset_and_end():
     own = ddim(steps_offset=0, set_alpha_to_one=True, clip_sample=True)
     scheduler = make_scheduler("keep", own)

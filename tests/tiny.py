@@ -209,6 +209,6 @@ def tiny_parts(pipe: DiffusionPipeline, injector: str | None = None, **parts: An
 def tiny_sampler(
     pipe: DiffusionPipeline, concept: Concept | None = None, options: Any = None, **parts: Any
 ) -> Sampler:
-    """A sampler of 4 steps with :func:`tiny_parts`; ``options`` are those of SamplerConfig."""
-    config = SamplerConfig(**({"num_inference_steps": 4} | (options or {})))
+    """A sampler of 3 steps with :func:`tiny_parts`; ``options`` are those of SamplerConfig."""
+    config = SamplerConfig(**({"num_inference_steps": 3} | (options or {})))
     return Sampler(pipe, concept or tiny_concept(), tiny_parts(pipe, **parts), config)

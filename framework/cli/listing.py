@@ -45,7 +45,7 @@ def collect(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
         each: [
             {
                 "name": name,
-                "summary": cls.summary(),
+                "summary": cls.summary(),  # type: ignore[attr-defined]
                 "class": f"{cls.__module__}:{cls.__qualname__}",
                 "options": [
                     dict(zip(("name", "type", "default", "help"), row, strict=True))

@@ -14,7 +14,7 @@ from framework.errors import UserError
 from framework.extractors.pca import joint_pca
 from framework.geometry import resize_grid
 from framework.interfaces import FeatureExtractor
-from framework.layers import resolve
+from framework.layers import anything, resolve
 from framework.options import PartConfig, option
 from framework.registry import EXTRACTORS
 from framework.step import StepOutputs
@@ -47,7 +47,7 @@ class DiffusionFeatures(FeatureExtractor):
     @contextmanager
     def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
         """Hook the chosen blocks; see the base class."""
-        blocks = resolve(unet, self.config.blocks, None, "extractor.blocks")
+        blocks = resolve(unet, self.config.blocks, anything, "extractor.blocks")
         self._captured: dict[str, Tensor] = {}
         hooks = [
             module.register_forward_hook(self._hook(name), with_kwargs=True)

@@ -15,7 +15,7 @@ from framework.attention import finish, project, replaced_processors
 from framework.errors import UserError
 from framework.geometry import resize_mask
 from framework.interfaces import MaskProvider
-from framework.layers import resolve
+from framework.layers import is_cross_attention, resolve
 from framework.options import PartConfig, option
 from framework.registry import MASKS
 from framework.shapes import grid_of
@@ -30,6 +30,17 @@ class CrossAttentionMaskConfig(PartConfig):
     resolution: int = option(
         16, "layers whose grid has this many cells on its shorter side are averaged", low=1
     )
+    tokens: list[int] | None = option(
+        None,
+        "positions in the prompt's token sequence (the start token is 0) to use in place of the "
+        "concept's own; null: every sub-word of placeholder and class",
+        low=1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokens is not None and not self.tokens:
+            raise UserError("tokens is empty; give at least one position, or null.")
 
 
 def normalise(maps: Tensor) -> Tensor:
@@ -59,16 +70,16 @@ class CrossAttentionMask(MaskProvider):
         reference_tokens: list[int],
     ) -> Iterator[None]:
         """Capture maps in the cross-attention layers; see the base class."""
-        layers = resolve(unet, self.config.layers, Attention, "mask.layers")
-        crossing = {name: layer for name, layer in layers.items() if layer.is_cross_attention}
+        layers = resolve(unet, self.config.layers, is_cross_attention, "mask.layers")
         self._latent_size = latent_size
-        self._target_tokens = target_tokens
-        self._reference_tokens = reference_tokens
+        given = self.config.tokens
+        self._target_tokens = target_tokens if given is None else [given] * len(target_tokens)
+        self._reference_tokens = reference_tokens if given is None else given
         self._check_resolution()
         self._grids: set[tuple[int, int]] = set()
         self.begin_step(layout)
         try:
-            with replaced_processors(crossing, lambda name, old: _CapturingProcessor(self, old)):
+            with replaced_processors(layers, lambda name, old: _CapturingProcessor(self, old)):
                 yield
         finally:
             self._maps = []
@@ -114,6 +125,12 @@ class CrossAttentionMask(MaskProvider):
         """
         grid = grid_of(probabilities.shape[2], *self._latent_size)
         mean = probabilities.detach().float().mean(dim=1)
+        last = max(token for tokens in self._target_tokens for token in tokens)
+        if last >= mean.shape[-1]:
+            raise UserError(
+                f"mask.tokens has position {last}; the text has {mean.shape[-1]} tokens, numbered "
+                "from 0."
+            )
         rows = [self._reference_tokens, *self._target_tokens]
         columns = [row[:, tokens].mean(dim=-1) for row, tokens in zip(mean, rows, strict=True)]
         self._maps.append(torch.stack(columns).unflatten(1, grid))

@@ -72,7 +72,8 @@ def cache_latents(
         sample: keep the posterior's spread, so that each batch draws from it.
         mirror: also encode every picture mirrored left to right.
     """
-    vae: Any = model.pipe.vae
+    pipe: Any = model.pipe
+    vae = pipe.vae
     dtype = vae.dtype
     upcast = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
     pictures = [prepare_image(image, height, width) for image in images]

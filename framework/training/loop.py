@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,11 +93,11 @@ def fit(
         # A generator of its own: the loader would otherwise draw from the global one.
         loader = DataLoader(batches, batch_size=None, generator=torch.Generator())
         try:
-            trainer.fit(system, loader, ckpt_path=found[0] if found else None, weights_only=True)
+            with _interruptible():
+                ckpt = found[0] if found else None
+                trainer.fit(system, loader, ckpt_path=ckpt, weights_only=True)
         except Diverged as error:
             raise UserError(_advice(error, checkpoints)) from error
-        except SystemExit as error:  # Lightning's answer to Ctrl+C
-            raise KeyboardInterrupt from error
     if trainer.global_step < steps:  # pragma: no cover - Lightning stopped by a signal
         raise KeyboardInterrupt
     return start
@@ -152,6 +154,19 @@ def _advice(error: Diverged, checkpoints: Path) -> str:
         f"Training was stopped in step {error.step}: {error.what}. {kept}Lower "
         "personalizer.learning_rate, or use personalizer.precision=32, with another output folder."
     )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl+C as everywhere else; Lightning would exit, and ignore any further one for good."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

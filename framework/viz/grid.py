@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -104,11 +104,6 @@ def draw_grid(
             top += step
         top += MARGIN
     return canvas
-
-
-def score_note(scores: Mapping[str, float]) -> str:
-    """The identity score as a short note, e.g. ``identity 0.71``."""
-    return f"identity {scores['identity']:.2f}" if "identity" in scores else ""
 
 
 def _label(

@@ -164,6 +164,18 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(sd1, tmp_path, monkeypatch
     assert not seen
 
 
+def test_interrupting_is_an_interruption(sd1, tmp_path, monkeypatch):
+    def interrupt(self, step):
+        raise KeyboardInterrupt
+
+    handler, before = signal.getsignal(signal.SIGINT), fingerprint(sd1)
+    monkeypatch.setattr(ConceptBatches, "batch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(sd1, tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert fingerprint(sd1) == before
+
+
 def test_a_half_written_checkpoint_is_passed_over(sd1, tmp_path):
     whole = train(sd1, tmp_path).read_bytes()
     (tmp_path / "checkpoints" / "step-000004.ckpt").write_bytes(b"half")

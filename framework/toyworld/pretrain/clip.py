@@ -51,7 +51,7 @@ class CLIPStageConfig(StageConfig):
 
     minutes: float = 18.0
     batch_size: int = 64
-    lr: float = 8e-4
+    lr: float = 5e-4
     warmup_steps: int = 150
     weight_decay: float = 0.05
     ema: float = 0.998
@@ -150,6 +150,8 @@ class CLIPStage(Stage):
         texts += prompts.colour_prompts("toy") + prompts.all_colour_prompts()
         self.class_ids = prompts.token_ids(tokenizer, texts, 0)
         self.class_cache: Tensor | None = None
+        # whitened filters of 768 inputs take no learning rate that suits the rest (MoCo v3)
+        clip.vision_model.embeddings.patch_embedding.requires_grad_(False)
         if config.vision_only:
             with torch.no_grad():
                 self.class_cache = text_features(clip, self.class_ids)

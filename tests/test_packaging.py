@@ -1,0 +1,116 @@
+"""What is installed: light imports, every package in the wheel, bounds that do not pin."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from setuptools import find_packages
+
+import framework
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HOUSES = ("framework", "matchers", "personalizers", "configs")
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["framework", "framework.errors", "framework.cli.main"])
+def test_light_imports(module):
+    heavy = "('torch', 'diffusers', 'transformers', 'pytorch_lightning', 'timm')"
+    assert run(f"import sys, {module}; print([n for n in {heavy} if n in sys.modules])") == "[]"
+
+
+def test_importing_everything_a_command_needs_opens_no_connection_and_writes_nothing(tmp_path):
+    code = (
+        "import socket\n"
+        "def refuse(*args, **kwargs): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse; socket.create_connection = refuse\n"
+        "socket.getaddrinfo = refuse\n"
+        "import framework.composer, framework.config\n"
+        "framework.config.load_config()\n"
+        "print('done')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.strip() == "done", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_package_is_in_the_wheel():
+    include = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    packaged = set(find_packages(str(ROOT), include=include))
+    for house in HOUSES:
+        for file in (ROOT / house).rglob("*.py"):
+            package = ".".join(file.parent.relative_to(ROOT).parts)
+            assert package in packaged, f"{file} is in no package: its folder has no __init__.py"
+    assert {name.partition(".")[0] for name in packaged} == set(HOUSES)
+
+
+def test_every_data_file_is_in_the_wheel():
+    declared = PROJECT["tool"]["setuptools"]["package-data"]
+    for house in HOUSES:
+        patterns = declared.get(house, [])
+        covered = {file for pattern in patterns for file in (ROOT / house).glob(pattern)}
+        found = {
+            file
+            for file in (ROOT / house).rglob("*")
+            if file.is_file() and file.suffix not in (".py", ".pyc", ".md")
+        }
+        hidden = {file for file in found if file.name.startswith(".")}
+        assert found - hidden <= covered, sorted(found - hidden - covered)[:5]
+
+
+def test_dependencies_have_lower_bounds_only():
+    extra = PROJECT["project"]["optional-dependencies"]
+    for requirement in [*PROJECT["project"]["dependencies"], *sum(extra.values(), [])]:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement
+
+
+def test_version_command_and_licence():
+    assert PROJECT["project"]["name"] == "dreammatcher"
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "framework.__version__"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", framework.__version__)
+    assert PROJECT["project"]["scripts"] == {"dreammatcher": "framework.cli.main:main"}
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("exit 1", "Python 3.11 or newer is needed"),
+        ('case "$2" in *ensurepip*) exit 1;; esac; exit 0', "apt install python3-venv"),
+    ],
+)
+def test_make_says_what_a_fresh_machine_lacks(tmp_path, script, expected):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    words = ["make", "-C", str(ROOT), "demo", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_ci_runs_the_readme_s_test_command():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "make test" in script.read_text()

@@ -1,0 +1,131 @@
+"""The README's code runs, its commands are accepted, its links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from framework.cli.arguments import Parser, add_common
+from framework.cli.main import COMMANDS, main
+from framework.config import load_config
+from framework.interfaces import Matcher
+from framework.registry import MATCHERS, REGISTRIES
+from framework.types import Features, Masks
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+#: Made by hand once the models are trained.
+GENERATED = {"framework/toyworld/pictures/demo.png", "framework/toyworld/README.md"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line.partition("#")[0].strip() for line in lines if line.strip()]
+
+
+@pytest.fixture
+def matcher_module(tmp_path, monkeypatch):
+    """The README's matcher as a module in the current folder."""
+    (code,) = (block for block in blocks("python") if "register" in block)
+    assert len(code.strip().splitlines()) < 20
+    (tmp_path / "my_matcher.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    MATCHERS.discover()
+    known = dict(MATCHERS._classes)
+    yield "my_matcher"
+    sys.modules.pop("my_matcher", None)
+    MATCHERS._classes.clear()
+    MATCHERS._classes.update(known)
+
+
+def test_the_matcher_works(matcher_module):
+    config = load_config(None, ["matcher=my_matcher:Alike", "matcher.sharpness=2"])
+    matcher = config.part("matcher")
+    assert isinstance(matcher, Matcher)
+    assert matcher.sharpness == 2.0
+    generator = torch.Generator().manual_seed(0)
+    grid = torch.nn.functional.normalize(torch.randn(2, 6, 6, 8, generator=generator), dim=-1)
+    ones = torch.ones(2, 6, 6)
+    same = matcher(Features(grid, grid), Masks(ones, ones))
+    assert same.flow.abs().max() == 0
+    torch.testing.assert_close(same.confidence, ones)
+    shifted = matcher(Features(grid, grid.roll(1, dims=2)), Masks(ones, ones))
+    assert (shifted.flow[:, :, :-1] == torch.tensor([1.0, 0.0])).all()
+    other = grid.roll(1, dims=3)
+    assert matcher(Features(grid, other), Masks(ones, ones)).confidence.max() < 1
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("dreammatcher")])
+def test_commands_are_accepted(line, matcher_module):
+    name, *words = shlex.split(line)[1:]
+    module = importlib.import_module(COMMANDS[name][0])
+    parser = Parser(prog=name)
+    add_common(parser)
+    module.add_arguments(parser)
+    args = parser.parse_all(words)
+    if hasattr(args, "overrides"):
+        load_config(args.config or None, args.overrides)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {line.split()[1] for line in commands() if line.startswith("make ")}
+    assert {"demo", "test"} <= named <= targets
+
+
+def photos(folder: Path) -> None:
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "0.png")
+
+
+def test_the_python_example_runs(sd1, tmp_path, monkeypatch, capsys):
+    (code,) = (block for block in blocks("python") if "compose" in block)
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    sd1.save_pretrained("path/to/stable-diffusion")
+    assert "overrides = [" in code
+    quick = '"sampler.num_inference_steps=6", "mask.resolution=8"'
+    exec(code.replace("overrides = [", f"overrides = [{quick}, "), {})
+    assert Image.open("dog.png").size == (128, 128)
+    assert capsys.readouterr().out == "torch.Size([4, 16, 16, 2])\n"
+
+
+def test_sampling_with_the_matcher(matcher_module, sd1, tmp_path):
+    photos(tmp_path / "photos")
+    sd1.save_pretrained("model")
+    words = ["sample", "--config", "models/sd1", "model.path=model", "concept.path=photos"]
+    words += ["concept.class_name=dog", 'concept.placeholder=""', "sampler.num_inference_steps=3"]
+    words += ["mask.resolution=8", "injector.start_step=1"]
+    assert main([*words, "--output", "stock"]) == 0
+    assert main([*words, "--output", "mine", "matcher=my_matcher:Alike"]) == 0
+    stock, mine = (np.asarray(Image.open(f"{name}/000-0.png")) for name in ("stock", "mine"))
+    assert stock.shape == mine.shape
+    assert (stock != mine).any()
+
+
+def test_links_and_named_files_exist():
+    links = set(re.findall(r"\]\((?!http)([^)#]+)\)", README)) - GENERATED
+    named = set(re.findall(r"\b(?:framework|configs|tests)/[\w/.]*", README)) - GENERATED
+    for path in links | {name.rstrip(".") for name in named}:
+        assert (ROOT / path).exists(), path
+
+
+def test_every_kind_of_part_is_in_the_diagram():
+    (diagram,) = (b for b in re.findall(r"^```\n(.*?)^```", README, re.M | re.S) if "U-Net" in b)
+    for kind, registry in REGISTRIES.items():
+        assert f"{kind}:" in diagram
+        assert registry.package.replace(".", "/") + "/" in diagram
