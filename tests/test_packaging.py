@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,11 @@ def test_every_data_file_is_in_the_wheel():
     declared = PROJECT["tool"]["setuptools"]["package-data"]
     for house in HOUSES:
         patterns = declared.get(house, [])
-        covered = {file for pattern in patterns for file in (ROOT / house).glob(pattern)}
+        root = ROOT / house
+        covered = {root / n for p in patterns for n in glob(p, root_dir=root, recursive=True)}  # noqa: PTH207
         found = {
             file
-            for file in (ROOT / house).rglob("*")
+            for file in root.rglob("*")
             if file.is_file() and file.suffix not in (".py", ".pyc", ".md")
         }
         hidden = {file for file in found if file.name.startswith(".")}

@@ -71,7 +71,8 @@ class Injector(Part, ABC):
       :func:`attention`, :func:`warp_tokens` and :func:`blend`;
     * ``needs_correspondence = False`` if it uses no matches (then no features are computed).
 
-    It must leave the target's plain attention where the weight is 0.
+    One that uses matches leaves the target's plain attention, bit for bit, where the confidence is
+    0 everywhere.
     """
 
     Config = InjectorConfig

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from framework.errors import UserError
 from framework.interfaces.part import Part
 from framework.shapes import check_shape
 from framework.types import Correspondence, Features, Masks
@@ -52,4 +53,10 @@ class Matcher(Part, ABC):
         result = self.match(features.target, features.reference, masks)
         check_shape(f"{who}.match: flow", result.flow, (*shape[:3], 2))
         check_shape(f"{who}.match: confidence", result.confidence, shape[:3])
+        valid = (result.confidence >= 0) & (result.confidence <= 1)
+        if not bool((valid & result.flow.isfinite().all(dim=-1)).all()):
+            raise UserError(
+                f"{who}.match gave a flow that is not finite or a confidence outside [0, 1]; "
+                "clamp the confidence, and give 0 where there is no match."
+            )
         return result

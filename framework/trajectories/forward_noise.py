@@ -12,6 +12,9 @@ from framework.interfaces import ReferenceTrajectory
 from framework.options import PartConfig, option
 from framework.registry import TRAJECTORIES
 
+#: Keeps this noise apart from the targets' start noise, which is drawn from small seeds too.
+STREAM = 2**40
+
 
 @dataclass
 class ForwardNoiseConfig(PartConfig):
@@ -28,7 +31,7 @@ class ForwardNoise(ReferenceTrajectory):
 
     def invert(self, denoiser: Denoiser, clean: Tensor) -> Tensor:
         """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(STREAM + self.config.seed)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         abars = [denoiser.alpha_bar(timestep) for timestep in denoiser.timesteps]
         return torch.stack([abar**0.5 * clean + (1 - abar) ** 0.5 * noise for abar in abars])

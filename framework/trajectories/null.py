@@ -1,0 +1,22 @@
+"""The clean reference at every step."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from framework.denoiser import Denoiser
+from framework.interfaces import ReferenceTrajectory
+from framework.registry import TRAJECTORIES
+
+
+@TRAJECTORIES.register("null")
+class NullTrajectory(ReferenceTrajectory):
+    """The clean latent, without noise, at every step; costs no U-Net evaluation.
+
+    The U-Net is told a noise level the latent does not have, so its features of the reference are
+    out of distribution early on: the lower bound that real trajectories are compared with.
+    """
+
+    def invert(self, denoiser: Denoiser, clean: Tensor) -> Tensor:
+        """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
+        return clean.expand(len(denoiser.timesteps), *clean.shape)
