@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from framework.concepts import load_concept
 from framework.config import Config, load_config
 from framework.loading import load_pipeline
-from framework.resources import resolve_path
 from framework.parts import Parts
+from framework.resources import resolve_path
 from framework.sampler import Sampler
 from framework.types import Concept
 

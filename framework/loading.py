@@ -54,8 +54,8 @@ def load_pipeline(config: ModelConfig) -> Any:
         index = DiffusionPipeline.load_config(source)
     except Exception as error:
         raise UserError(
-            f"model.path '{config.path}' cannot be loaded: it is no local folder, and the hub gave: "
-            f"{_last_words(error)} Check the name, or give the path of a diffusers folder."
+            f"model.path '{config.path}' cannot be loaded: it is no local folder, and the hub "
+            f"gave: {_last_words(error)} Check the name, or give the path of a diffusers folder."
         ) from error
     family = index.get("_class_name", "(none)")
     supported = {cls.__name__ for cls in FAMILIES.values()}

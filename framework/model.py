@@ -6,6 +6,8 @@ else. The pipeline is used, never changed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,19 +177,30 @@ class TextToImageModel:
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> Tensor:
         """Image (1, 3, H_px, W_px) in [-1, 1] -> scaled posterior mean z0, (1, C, h, w)."""
-        vae = self.pipe.vae
-        posterior = vae.encode(image.to(device=self.device, dtype=vae.dtype)).latent_dist
-        latent = posterior.mean
+        with self._stable_vae() as vae:
+            image = image.to(device=self.device, dtype=vae.dtype)
+            latent = vae.encode(image).latent_dist.mean
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return ((latent - shift) * vae.config.scaling_factor).to(self.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (n, C, h, w) -> images (n, 3, H_px, W_px), about [-1, 1], one by one so that an
         image does not depend on the batch and memory stays that of one image."""
+        with self._stable_vae() as vae:
+            shift = getattr(vae.config, "shift_factor", None) or 0.0
+            scaled = (latents / vae.config.scaling_factor + shift).to(vae.dtype)
+            return torch.cat([vae.decode(row[None], return_dict=False)[0] for row in scaled])
+
+    @contextmanager
+    def _stable_vae(self) -> Iterator[Any]:
+        """The VAE; in float32 while used where its half precision overflows, as in SDXL's."""
         vae = self.pipe.vae
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        scaled = (latents / vae.config.scaling_factor + shift).to(vae.dtype)
-        return torch.cat([vae.decode(row[None], return_dict=False)[0] for row in scaled])
+        overflows = self.is_xl and vae.dtype == torch.float16 and vae.config.force_upcast
+        try:
+            yield vae.to(dtype=torch.float32) if overflows else vae
+        finally:
+            if overflows:
+                vae.to(dtype=torch.float16)
 
     def to_output(self, latents: Tensor, output_type: str) -> Any:
         """Latents -> what ``output_type`` names; see :class:`framework.types.SamplerOutput`."""

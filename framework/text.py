@@ -67,8 +67,8 @@ def concept_positions(pipe: Any, prompt: str, concept: Concept) -> list[int]:
     if not inside:
         where = "stands beyond the text encoder's length in" if positions else "is not in"
         raise UserError(
-            f"The concept '{concept.phrase}' {where} the prompt '{prompt}'; write it with '{SLOT}', "
-            f"within the first {limit} tokens."
+            f"The concept '{concept.phrase}' {where} the prompt '{prompt}'; write it with "
+            f"'{SLOT}', within the first {limit} tokens."
         )
     return inside
 

@@ -60,7 +60,9 @@ def test_resize_grid_conventions():
 
 def test_resize_mask_is_nearest():
     mask = torch.tensor([[[0.1, 0.9]]])
-    assert resize_mask(mask, 2, 4)[0].tolist() == mask[0].repeat(2, 1).repeat_interleave(2, 1).tolist()
+    assert (
+        resize_mask(mask, 2, 4)[0].tolist() == mask[0].repeat(2, 1).repeat_interleave(2, 1).tolist()
+    )
     assert resize_mask(mask, 1, 2) is mask
 
 
@@ -82,7 +84,9 @@ def test_grid_of(latent, positions, grid):
 
 @pytest.mark.parametrize("positions", [7, 255, 10**6])
 def test_grid_of_refuses_what_is_no_halving(positions):
-    with pytest.raises(UserError, match=f"{positions} positions, which is no halving of the 16 x 16"):
+    with pytest.raises(
+        UserError, match=f"{positions} positions, which is no halving of the 16 x 16"
+    ):
         grid_of(positions, 16, 16)
 
 

@@ -42,7 +42,7 @@ def test_output_types(sampler, latent):
     pt = sampler(PROMPT, seed=7, output_type="pt").images
     array = sampler(PROMPT, seed=7, output_type="np").images
     (picture,) = sampler(PROMPT, seed=7).images
-    assert pt.shape == (1, 3, 128, 128) and 0 <= pt.min() and pt.max() <= 1
+    assert pt.shape == (1, 3, 128, 128) and pt.min() >= 0 and pt.max() <= 1
     assert array.shape == (1, 128, 128, 3) and array.dtype == np.float32
     np.testing.assert_array_equal(array, pt.permute(0, 2, 3, 1).numpy())
     assert isinstance(picture, Image.Image) and picture.size == (128, 128)
@@ -80,9 +80,7 @@ def test_the_default_seed_is_zero(sampler):
 
 def test_one_generator_for_many_images_draws_as_diffusers_does(sd1):
     plain = tiny_sampler(sd1, injector="none")
-    ours = plain(
-        [PROMPT] * 3, generator=torch.Generator().manual_seed(1), output_type="np"
-    ).images
+    ours = plain([PROMPT] * 3, generator=torch.Generator().manual_seed(1), output_type="np").images
     stock = sd1(
         "a photo of a toy dog",
         num_images_per_prompt=3,
@@ -390,7 +388,10 @@ def test_features_of_a_wrong_kind_are_refused(sd1):
         ({"width": 130}, "width is 130 pixels; expected a positive multiple of 8"),
         ({"reference_index": 1}, r"reference_index is 1, but .* has 1 image\(s\)"),
         ({"reference_prompt": "a photo"}, "The prompt 'a photo' does not mention the concept"),
-        ({"scheduler": "EulerDiscreteScheduler"}, "'EulerDiscreteScheduler' is not supported.*DDIM"),
+        (
+            {"scheduler": "EulerDiscreteScheduler"},
+            "'EulerDiscreteScheduler' is not supported.*DDIM",
+        ),
         ({"num_inference_steps": 1000}, "num_inference_steps is 1000.*use fewer"),
         ({"resize": "squash"}, "resize is 'squash'; expected one of"),
     ],

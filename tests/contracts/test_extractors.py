@@ -17,7 +17,12 @@ def extractor(request):
 def features_of(pipe, extractor, prompts, seeds, **options):
     sampler = tiny_sampler(pipe, extractor=extractor)
     trace = sampler(
-        prompts, seed=seeds, num_inference_steps=2, output_type="latent", return_trace=True, **options
+        prompts,
+        seed=seeds,
+        num_inference_steps=2,
+        output_type="latent",
+        return_trace=True,
+        **options,
     ).trace
     return trace[1].features
 
@@ -38,7 +43,10 @@ def test_a_pair_does_not_depend_on_its_batch(sd1, extractor, scale):
     """Similarities are compared: a basis of descriptors may turn, what they say may not."""
 
     def similarity(features, rows):
-        target, reference = features.target[rows].flatten(1, 2), features.reference[rows].flatten(1, 2)
+        target, reference = (
+            features.target[rows].flatten(1, 2),
+            features.reference[rows].flatten(1, 2),
+        )
         return target @ reference.mT
 
     prompts, seeds = ["a photo of a {}", "a {} on the snow"], [1, 2]

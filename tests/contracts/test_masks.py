@@ -49,7 +49,7 @@ def test_shape_range_and_batch(sd1, provider, size):
     together = masks_of(sd1, provider, prompts, seeds, **options)
     for mask in (together.target, together.reference):
         assert mask.shape == (4, height // 8, width // 8) and mask.dtype == torch.float32
-        assert 0 <= mask.min() and mask.max() <= 1
+        assert mask.min() >= 0 and mask.max() <= 1
         assert torch.isfinite(mask).all()
     for row in range(2):
         alone = masks_of(sd1, provider, prompts[row], seeds[row], **options)

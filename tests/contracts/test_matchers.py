@@ -35,7 +35,7 @@ def test_shapes_types_and_values(matcher, grid):
     assert result.flow.shape == (3, *grid, 2) and result.confidence.shape == (3, *grid)
     assert result.flow.dtype == result.confidence.dtype == torch.float32
     assert torch.isfinite(result.flow).all()
-    assert 0 <= result.confidence.min() and result.confidence.max() <= 1
+    assert result.confidence.min() >= 0 and result.confidence.max() <= 1
 
 
 def test_deterministic_and_without_traces(matcher):
@@ -63,7 +63,11 @@ def test_a_pair_does_not_depend_on_its_batch(matcher):
 def test_an_empty_mask_is_survived(matcher):
     target, reference = descriptors(2, 6, 6), descriptors(2, 6, 6, seed=1)
     nothing = torch.zeros(2, 6, 6)
-    for masks in (Masks(nothing, nothing), Masks(nothing, 1 - nothing), Masks(1 - nothing, nothing)):
+    for masks in (
+        Masks(nothing, nothing),
+        Masks(nothing, 1 - nothing),
+        Masks(1 - nothing, nothing),
+    ):
         assert torch.isfinite(matcher(Features(target, reference), masks).flow).all()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -88,7 +87,7 @@ class TimedCheckpoint(pl.Callback):
         partial = self.folder / "partial.ckpt"
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
-            os.replace(partial, self.folder / "last.ckpt")
+            partial.replace(self.folder / "last.ckpt")
 
     def draw(self, trainer: pl.Trainer, stage: Any) -> None:
         """Has the stage draw a sheet of the averaged weights, and logs its figures."""

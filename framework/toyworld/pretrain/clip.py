@@ -100,9 +100,7 @@ def build_clip(tokenizer: CLIPTokenizer, config: CLIPStageConfig, size: int = 12
     )
 
 
-def caption_batches(
-    world: RenderedWorld, tokenizer: CLIPTokenizer, config: CLIPStageConfig
-) -> Any:
+def caption_batches(world: RenderedWorld, tokenizer: CLIPTokenizer, config: CLIPStageConfig) -> Any:
     """Batches of augmented pictures, newly drawn captions, labels and masks."""
 
     def draw(rng: np.random.Generator) -> Batch:
@@ -183,9 +181,7 @@ class CLIPStage(Stage):
         logits = scale * images @ texts.T
         same = (batch["ids"][:, None] == batch["ids"][None]).all(-1).float()
         target = same / same.sum(1, keepdim=True)
-        contrastive = 0.5 * (
-            F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
-        )
+        contrastive = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
         figures = {"contrastive": contrastive}
         value = c.contrastive * contrastive
         scores = {

@@ -132,9 +132,7 @@ def evaluate(
         shown, concepts = concept_views()
         everyone = np.zeros(len(concepts))
         table["identity_retrieval"] = {
-            "concepts": identity.retrieval(
-                identity.embed(encoder, shown), concepts, everyone
-            ),
+            "concepts": identity.retrieval(identity.embed(encoder, shown), concepts, everyone),
             "same_category": identity.retrieval(features, owners, names),
         }
         logger.info("%s", table["identity_retrieval"])

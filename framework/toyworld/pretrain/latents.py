@@ -60,5 +60,5 @@ def cache_latents(
         if start % (batch * 64) == 0:
             logger.info("latents %d of %d", start, len(world))
     out.flush()
-    os.replace(partial, path)
+    partial.replace(path)
     return path

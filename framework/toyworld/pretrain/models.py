@@ -38,9 +38,9 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
     write(partial)
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-        os.replace(folder, old)
+        folder.replace(old)
         shutil.rmtree(old)
-    os.replace(partial, folder)
+    partial.replace(folder)
     logger.info("wrote %s", folder)
     return folder
 

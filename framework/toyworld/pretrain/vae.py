@@ -143,7 +143,8 @@ class VAEStage(Stage):
             colour = F.adaptive_avg_pool2d(pictures, latents.shape[-2:])
             colour = (self.heads["colour"](latents).float() - colour).square().mean()
             value = value + c.kl * kl + c.colour * colour
-            figures |= {"colour": colour} | {"kl": kl, "std": mean.std(), "noise": logvar.mean().mul(0.5).exp()}
+            spread = logvar.mean().mul(0.5).exp()
+            figures |= {"colour": colour, "kl": kl, "std": mean.std(), "noise": spread}
         return value, figures
 
     def sheet(self) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""Nearest neighbours, in chunks and whole, and the flow made of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from matchers.functional import argmax_flow, nearest_neighbours
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 60, 1000])
+def test_chunks_change_nothing(chunk):
+    torch.manual_seed(0)
+    query, keys = torch.randn(2, 60, 16), torch.randn(2, 45, 16)
+    whole = (query @ keys.mT).argmax(dim=-1)
+    assert torch.equal(nearest_neighbours(query, keys, chunk), whole)
+
+
+def test_the_first_maximum_wins():
+    query, keys = torch.ones(1, 3, 2), torch.ones(1, 4, 2)
+    assert nearest_neighbours(query, keys).tolist() == [[0, 0, 0]]
+
+
+def test_flow_by_hand():
+    """A 1 x 3 grid whose last target cell matches the first reference cell."""
+    reference = torch.eye(3)[None, None]
+    target = torch.eye(3)[[0, 2, 0]][None, None]
+    flow = argmax_flow(target, reference)
+    assert flow[0, 0].tolist() == [[0, 0], [1, 0], [-2, 0]]
+    assert argmax_flow(target.transpose(1, 2), reference.transpose(1, 2))[0, :, 0].tolist() == [
+        [0, 0],
+        [0, 1],
+        [0, -2],
+    ]
+
+
+def test_memory_is_bounded_by_the_chunk():
+    """64 x 64 cells against 64 x 64: the similarity matrix of 64 MiB never exists whole."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                type(self).size = max(self.size, out.numel())
+            return out
+
+    descriptors = normalize(torch.randn(1, 64, 64, 8), dim=-1)
+    with Largest():
+        flow = argmax_flow(descriptors, descriptors)
+    assert torch.equal(flow, torch.zeros_like(flow))
+    assert Largest.size <= 1024 * 4096
