@@ -147,23 +147,23 @@ def test_injection_off_is_the_stock_pipeline(any_pipe, scale):
     assert abs(ours - stock).max() < 1e-4
 
 
-PROMPTS = [PROMPT, "a {} on the snow", "a red {} in the jungle", PROMPT, "the {} wearing a hat"]
+PROMPTS = [PROMPT, "a {} on the snow", PROMPT]
 
 
-@pytest.mark.parametrize("injector", ["none", "appearance_matching", "key_value_replace"])
+@pytest.mark.parametrize("injector", ["appearance_matching", "key_value_replace"])
 def test_an_image_does_not_depend_on_its_batch(sd1, injector):
     """Different prompts and seeds, all at once, in chunks of two, and alone."""
     arguments = {"output_type": "latent"}
-    seeds = [4, 8, 15, 16, 23]
+    seeds = [4, 8, 15]
     together = tiny_sampler(sd1, injector=injector)(PROMPTS, seed=seeds, **arguments).images
     chunked = tiny_sampler(sd1, injector=injector, options={"batch_size": 2})
     torch.testing.assert_close(
         chunked(PROMPTS, seed=seeds, **arguments).images, together, atol=2e-4, rtol=1e-4
     )
-    for row in (1, 4):
+    for row in (1, 2):
         alone = chunked(PROMPTS[row], seed=seeds[row], **arguments).images[0]
         torch.testing.assert_close(alone, together[row], atol=2e-4, rtol=1e-4)
-    assert (together[0] - together[3]).abs().mean() > 0.1
+    assert (together[0] - together[2]).abs().mean() > 0.1
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
@@ -210,11 +210,11 @@ def test_inversion_then_ddim_gives_the_reference_back(request, name, record_prop
         for parameter in pipe.unet.conv_out.parameters():
             parameter.mul_(0.02)
     clean = tiny_sampler(pipe, options={"num_inference_steps": 1}).reference().latent
-    coarse, fine = (_round_trip(_denoiser(pipe, steps), clean) for steps in (4, 20))
+    coarse, fine = (_round_trip(_denoiser(pipe, steps), clean) for steps in (4, 12))
     record_property("psnr_4_steps", coarse)
-    record_property("psnr_20_steps", fine)
-    print(f"{name}: {coarse:.1f} dB after 4 steps, {fine:.1f} dB after 20")
-    assert fine > coarse + 5
+    record_property("psnr_12_steps", fine)
+    print(f"{name}: {coarse:.1f} dB after 4 steps, {fine:.1f} dB after 12")
+    assert fine > coarse + 3
     assert fine > 40
 
 

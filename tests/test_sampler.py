@@ -161,7 +161,13 @@ def test_trace_of_chunks_is_that_of_one_batch(sd1, sampler):
 # ------------------------------------------------------------------ variants
 
 
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DPMSolverMultistepScheduler",
+        pytest.param("UniPCMultistepScheduler", marks=pytest.mark.slow),
+    ],
+)
 def test_twenty_step_solvers(sd1, name):
     options = {"num_inference_steps": 20, "scheduler": name}
     call = {"prompt": PROMPT, "output_type": "latent", "guidance_scale": 1.0}

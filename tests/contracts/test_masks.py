@@ -38,12 +38,12 @@ def masks_of(pipe, provider, prompts, seeds, **options):
     return trace[1].masks
 
 
-@pytest.mark.parametrize("size", [(128, 128), (192, 256)])
+@pytest.mark.parametrize("size", [(128, 128), (96, 128)])
 def test_shape_range_and_batch(sd1, provider, size):
     """On the finest matched grid, for both halves, whatever else is in the batch."""
     height, width = size
-    if height == 192 and provider.name == "cross_attention":
-        provider = type(provider)(resolution=6)
+    if height == 96 and provider.name == "cross_attention":
+        provider = type(provider)(resolution=3)
     options = {"height": height, "width": width}
     prompts, seeds = ["a photo of a {}", "a {} on the snow"], [1, 2]
     together = masks_of(sd1, provider, prompts, seeds, **options)

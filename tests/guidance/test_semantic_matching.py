@@ -133,7 +133,7 @@ def test_guidance_without_injection(sd1, gradient, scale):
     assert not any(step.matched for step in second.trace)
 
 
-@pytest.mark.parametrize("kind", ["l2", "mse"])
+@pytest.mark.parametrize("kind", [pytest.param("l2", marks=pytest.mark.slow), "mse"])
 def test_guided_images_do_not_depend_on_their_batch(sd1, kind):
     guidance = SemanticMatching(start_step=1, distance=kind, gradient="no_attention")
     sampler = tiny_sampler(sd1, guidance=guidance)
