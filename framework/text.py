@@ -89,7 +89,7 @@ def unknown_words(tokenizer: Any, text: str) -> list[str]:
         pieces = tokenizer.tokenize(word)
         return unknown == tokenizer.eos_token or unknown not in pieces
 
-    words = re.findall(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\d|[^\w\s]|_", text)
+    words = re.findall(r"<[^<>\s]+>|[^\W\d_]+(?:['-][^\W\d_]+)*|\d|[^\w\s]|_", text)
     return [word for word in dict.fromkeys(words) if not known(word)]
 
 
@@ -103,6 +103,12 @@ def check_words(tokenizer: Any, text: str) -> None:
     if words:
         known = tokenizer.init_kwargs.get("words") or []
         named = " ".join(f"'{word}'.{nearest(word, known)}" for word in words)
+        if any(word.startswith("<") for word in words):
+            named += (
+                " A word in <> is a placeholder this model was not taught: learn it with "
+                "'dreammatcher train' and give concept.weights=, or set concept.placeholder='' "
+                "to draw by the class alone."
+            )
         raise UserError(
             f"The prompt '{text}' has words this model's tokenizer does not know: {named} "
             "Rephrase it."

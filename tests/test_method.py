@@ -62,15 +62,18 @@ class Shifted(FeatureExtractor):
         return Features(target=reference.roll((-1, 2), dims=(1, 2)), reference=reference)
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_reference_equal_to_target_changes_nothing(any_pipe, scale):
+@pytest.mark.parametrize(
+    ("name", "scale"), [("sd1", 1.0), ("sd1", 5.0), ("sd2", 5.0), ("sdxl", 5.0)]
+)
+def test_reference_equal_to_target_changes_nothing(request, name, scale):
     """Flow 0, confidence 1 and stock attention where both branches are the same."""
-    plain = tiny_sampler(any_pipe, injector="none")
+    pipe = request.getfixturevalue(name)
+    plain = tiny_sampler(pipe, injector="none")
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     options = {"latents": noise, "guidance_scale": scale, "output_type": "latent"}
     stock = plain(PROMPT, return_trace=True, **options)
     replayed = torch.stack([noise, *(step.latents for step in stock.trace[:-1])])
-    same = tiny_sampler(any_pipe, trajectory=Replay(replayed))
+    same = tiny_sampler(pipe, trajectory=Replay(replayed))
     result = same(PROMPT, return_trace=True, **options)
     matched = [step for step in result.trace if step.matched]
     assert len(matched) == 2
@@ -109,8 +112,6 @@ def test_no_confidence_is_stock_attention_bit_for_bit(any_pipe):
     plain = tiny_sampler(any_pipe, injector=Plain(layers=layers, start_step=1))(**arguments)
     distrustful = tiny_sampler(any_pipe, matcher=Distrustful())(**arguments)
     assert torch.equal(distrustful.images, plain.images)
-    without = tiny_sampler(any_pipe, injector="none")(**arguments)
-    torch.testing.assert_close(distrustful.images, without.images, atol=2e-4, rtol=1e-4)
 
 
 def test_no_confidence_gives_the_injectors_plain_tensor():
@@ -166,6 +167,7 @@ def test_an_image_does_not_depend_on_its_batch(sd1, injector):
     assert (together[0] - together[2]).abs().mean() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
 def test_batches_of_the_other_families(request, name):
     sampler = tiny_sampler(request.getfixturevalue(name))
@@ -197,7 +199,7 @@ def _denoiser(pipe, steps: int) -> Denoiser:
     return Denoiser(TextToImageModel(pipe), scheduler, times, 128, 128)
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("name", ["sd1", "sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_inversion_then_ddim_gives_the_reference_back(request, name, record_property):
     """More steps come closer.
 

@@ -118,8 +118,7 @@ def test_weight_zero_changes_nothing(sd1, injector):
     assert torch.equal(SemanticMatching(weight=0.0)(inputs), inputs.eps)
 
 
-@pytest.mark.parametrize("gradient", ["full", "no_attention"])
-@pytest.mark.parametrize("scale", [1.0, 7.5])
+@pytest.mark.parametrize(("gradient", "scale"), [("full", 7.5), ("no_attention", 1.0)])
 def test_guidance_without_injection(sd1, gradient, scale):
     """Guidance works alone, with and without classifier-free guidance."""
     plain = tiny_sampler(sd1, injector="none")

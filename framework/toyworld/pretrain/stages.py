@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import clip, identity, models, teacher, text, unet, vae
+from framework.toyworld.pretrain import clip, identity, models, text, unet, vae
 from framework.toyworld.pretrain.latents import cache_latents
 from framework.toyworld.pretrain.models import write_folder
 from framework.toyworld.pretrain.stage import StageConfig, averaged_weights, fit
@@ -67,15 +66,6 @@ def train_clip(config: clip.CLIPStageConfig, data: Path, work: Path) -> None:
         write_folder(work / "models" / "clip", stage.average.save_pretrained)
 
 
-def train_teacher(config: teacher.TeacherConfig, data: Path, work: Path) -> None:
-    """Trains the vision tower's teacher; leaves ``teacher/last.ckpt``."""
-    world, held_out = _worlds(data)
-    tokenizer, network = models.load_tokenizer(work), models.load_clip(work)
-    pupil = teacher.Teacher(config.channels, network.config.projection_dim)
-    pupil = pupil.to(memory_format=torch.channels_last)
-    fit(teacher.TeacherStage(pupil, network, tokenizer, config, world, held_out), work / "teacher")
-
-
 def train_identity(config: identity.IdentityConfig, data: Path, work: Path) -> None:
     """Trains the identity encoder from CLIP's vision tower; leaves ``models/identity``."""
     world, held_out = _worlds(data)
@@ -127,7 +117,6 @@ def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
 STAGES: dict[str, tuple[type[StageConfig], Callable[[Any, Path, Path], None]]] = {
     "vae": (vae.VAEConfig, train_vae),
     "text": (text.TextConfig, train_text),
-    "teacher": (teacher.TeacherConfig, train_teacher),
     "clip": (clip.CLIPStageConfig, train_clip),
     "identity": (identity.IdentityConfig, train_identity),
     "unet": (unet.UNetConfig, train_unet),
