@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,33 +18,20 @@ from framework.layers import self_attentions
 from framework.loop import Loop
 from framework.model import Condition, TextToImageModel
 from framework.noise import start_noise
-from framework.options import PartConfig, option
 from framework.parts import Parts, Plan
-from framework.preprocess import RESIZE_MODES, prepare_image
+from framework.preprocess import prepare_image
+from framework.sampler_config import SamplerConfig
 from framework.schedule import make_scheduler, timesteps_of
 from framework.session import Session
 from framework.text import check_words, concept_positions, fill
 from framework.trace import merge_traces
 from framework.types import Concept, Layout, Reference, SamplerOutput, StepTrace
 
+__all__ = ["Sampler", "SamplerConfig"]
+
 logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-
-
-@dataclass
-class SamplerConfig(PartConfig):
-    """Options of the sampling loop."""
-
-    num_inference_steps: int = option(50, "denoising steps T", low=1, high=1000)
-    guidance_scale: float = option(7.5, "classifier-free guidance; at most 1 turns it off", low=0.0)
-    scheduler: str = option("DDIMScheduler", "diffusers scheduler class, or 'keep'")
-    reference_prompt: str = option("a photo of a {}", "prompt of the reference branch")
-    reference_index: int = option(0, "which of the concept's images is the reference", low=0)
-    resize: str = option("crop", "how the reference is brought to size", choices=RESIZE_MODES)
-    height: int | None = option(None, "image height in pixels; null: the model's own", low=8)
-    width: int | None = option(None, "image width in pixels; null: the model's own", low=8)
-    batch_size: int = option(8, "targets denoised together", low=1)
 
 
 class Sampler:
