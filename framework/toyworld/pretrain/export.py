@@ -79,6 +79,8 @@ def export(work: Path, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     pipeline = build_pipeline(work)
     pipeline.to(dtype=torch.float16)
+    for network in (pipeline.unet, pipeline.vae):  # where it was loaded from is nobody's business
+        network.register_to_config(_name_or_path="")
     pipeline.save_pretrained(target, safe_serialization=True)
     clip = models.load_clip(work)
 
