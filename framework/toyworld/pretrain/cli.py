@@ -18,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 
 from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import stages
+from framework.toyworld.pretrain import models, stages
 from framework.toyworld.pretrain.evaluate import evaluate
 from framework.toyworld.pretrain.export import export
 
@@ -27,10 +27,13 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the stages and their options to a parser."""
-    parser.add_argument("stage", choices=[*stages.STAGES, "latents", "export", "evaluate"])
+    parser.add_argument(
+        "stage", choices=[*stages.STAGES, "latents", "restore", "export", "evaluate"]
+    )
     parser.add_argument("--data", type=Path, default=Path("data/world"), help="rendered sets")
     parser.add_argument("--work", type=Path, default=Path("runs/world"), help="checkpoints, logs")
-    parser.add_argument("--target", type=Path, default=WEIGHTS, help="exported folder")
+    shipped = "exported folder: written by export, read by restore and evaluate"
+    parser.add_argument("--target", type=Path, default=WEIGHTS, help=shipped)
     parser.add_argument("--minutes", type=float, help="the same as minutes=...")
     parser.add_argument("options", nargs="*", metavar="key=value", help="options of the stage")
 
@@ -51,6 +54,8 @@ def run(arguments: argparse.Namespace) -> Any:
         size = int(options.pop("size", 64))
         torch.set_num_threads(int(options.pop("threads", 1)))
         return stages.cache(arguments.data, work, size)
+    if name == "restore":
+        return models.restore(work, arguments.target)
     if name == "export":
         torch.set_num_threads(int(options.pop("threads", 1)))
         return export(work, arguments.target)

@@ -6,27 +6,19 @@ The text tower is the text encoder of the diffusion pipeline.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain import prompts
 from framework.toyworld.pretrain.data import (
     CATEGORY_NAMES,
     COLOUR_NAMES,
-    brighten,
-    labels_of,
-    masks_of,
-    pictures_of,
-    shift,
 )
-from framework.toyworld.pretrain.stage import Batch, Stage, StageConfig
-from framework.toyworld.scene import PLACES
+from framework.toyworld.pretrain.devices import device_of
+from framework.toyworld.pretrain.stage import StageConfig
 
 
 @dataclass
@@ -47,6 +39,10 @@ class CLIPStageConfig(StageConfig):
         full: Fraction of the captions that tell everything.
         nouns: Categories a step whose colour prompts are told apart, beside those of "toy".
         vision_only: Goes on training the vision tower with the text tower frozen.
+        fresh: With ``vision_only``: starts the vision tower anew, else from ``models/clip``.
+        follow: Weight of following a teacher's embedding, where one was trained; the pictures are
+            then mirrored at random, and the captions left to the teacher.
+        hints: Weight of following the teacher's feature maps.
     """
 
     minutes: float = 18.0
@@ -67,6 +63,9 @@ class CLIPStageConfig(StageConfig):
     full: float = 0.5
     nouns: int = 3
     vision_only: bool = False
+    fresh: bool = True
+    follow: float = 4.0
+    hints: float = 1.0
 
 
 def build_clip(tokenizer: CLIPTokenizer, config: CLIPStageConfig, size: int = 128) -> CLIPModel:
@@ -100,130 +99,6 @@ def build_clip(tokenizer: CLIPTokenizer, config: CLIPStageConfig, size: int = 12
     )
 
 
-def caption_batches(world: RenderedWorld, tokenizer: CLIPTokenizer, config: CLIPStageConfig) -> Any:
-    """Batches of augmented pictures, newly drawn captions, labels and masks."""
-
-    def draw(rng: np.random.Generator) -> Batch:
-        indices = rng.integers(0, len(world), config.batch_size)
-        scenes = [world.scenes[i] for i in indices]
-        pictures = shift(pictures_of(world, indices), config.shift, rng)
-        texts = prompts.random_captions(scenes, rng, config.full)
-        side = world.images.shape[1] // config.patch
-        return {
-            "pictures": brighten(pictures, config.brightness, rng),
-            "ids": prompts.token_ids(tokenizer, texts, 0),
-            "nouns": torch.from_numpy(rng.permutation(len(CATEGORY_NAMES))[: config.nouns]),
-            "masks": masks_of(world, indices, side).flatten(1),
-            **labels_of(scenes),
-        }
-
-    return draw
-
-
-class CLIPStage(Stage):
-    """Training of CLIP.
-
-    Args:
-        clip: The model.
-        tokenizer: Its tokenizer.
-        config: Options.
-        world: Training renders.
-        validation: Held-out renders to classify now and then.
-    """
-
-    def __init__(
-        self,
-        clip: CLIPModel,
-        tokenizer: CLIPTokenizer,
-        config: CLIPStageConfig,
-        world: RenderedWorld,
-        validation: RenderedWorld | None = None,
-    ) -> None:
-        super().__init__(clip, config, caption_batches(world, tokenizer, config))
-        self.heads = nn.ModuleDict(
-            {"dense": nn.Linear(config.width, 1 + len(CATEGORY_NAMES) + len(COLOUR_NAMES))}
-        )
-        self.tokenizer, self.validation = tokenizer, validation
-        texts = prompts.category_prompts() + prompts.place_prompts()
-        texts += prompts.colour_prompts("toy") + prompts.all_colour_prompts()
-        self.class_ids = prompts.token_ids(tokenizer, texts, 0)
-        self.class_cache: Tensor | None = None
-        # whitened filters of 768 inputs take no learning rate that suits the rest (MoCo v3)
-        clip.vision_model.embeddings.patch_embedding.requires_grad_(False)
-        if config.vision_only:
-            with torch.no_grad():
-                self.class_cache = text_features(clip, self.class_ids)
-            clip.text_model.requires_grad_(False)
-            clip.text_projection.requires_grad_(False)
-
-    def class_features(self, nouns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Embeddings of the prompts: categories, places, "toy" colours, colours of the nouns."""
-        sizes = [len(CATEGORY_NAMES), len(PLACES), len(COLOUR_NAMES)]
-        start, colours = sum(sizes), len(COLOUR_NAMES)
-        rows = [torch.arange(start)]
-        rows += [start + int(noun) * colours + torch.arange(colours) for noun in nouns]
-        chosen = torch.cat(rows)
-        if self.class_cache is not None:
-            features = self.class_cache[chosen]
-        else:
-            features = text_features(self.network, self.class_ids[chosen])
-        first, second, third, rest = features.split([*sizes, len(nouns) * colours])
-        return first, second, third, rest.unflatten(0, (len(nouns), -1))
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Contrastive, zero-shot and dense losses."""
-        c, clip = self.config, self.network
-        vision = clip.vision_model(batch["pictures"])
-        images = F.normalize(clip.visual_projection(vision.pooler_output).float(), dim=-1)
-        texts = text_features(clip, batch["ids"])
-        classes = self.class_features(batch["nouns"])
-        scale = clip.logit_scale.exp().clamp(max=100.0)
-        logits = scale * images @ texts.T
-        same = (batch["ids"][:, None] == batch["ids"][None]).all(-1).float()
-        target = same / same.sum(1, keepdim=True)
-        contrastive = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-        figures = {"contrastive": contrastive}
-        value = c.contrastive * contrastive
-        scores = {
-            "category": images @ classes[0].T,
-            "place": images @ classes[1].T,
-            "colour": images @ classes[2].T,
-        }
-        for name, cosines in scores.items():
-            value = value + F.cross_entropy(scale * cosines, batch[name])
-            figures[name] = (cosines.argmax(-1) == batch[name]).float().mean()
-        chosen = batch["category"][:, None] == batch["nouns"][None]
-        if chosen.any():
-            image, noun = chosen.nonzero(as_tuple=True)
-            cosines = torch.einsum("bd,bcd->bc", images[image], classes[3][noun])
-            errors = F.cross_entropy(scale * cosines, batch["colour"][image], reduction="sum")
-            value = value + errors * len(CATEGORY_NAMES) / (len(batch["nouns"]) * len(images))
-        dense = self.dense_loss(vision.last_hidden_state[:, 1:], batch)
-        figures["dense"] = dense
-        return value + c.dense * dense, figures
-
-    def dense_loss(self, patches: Tensor, batch: Batch) -> Tensor:
-        """Object's share of each patch, category and colour of its patches, (B, P, width)."""
-        sizes = [1, len(CATEGORY_NAMES), len(COLOUR_NAMES)]
-        shares, *classes = self.heads["dense"](patches).float().split(sizes, dim=-1)
-        value = F.binary_cross_entropy_with_logits(shares[..., 0], batch["masks"])
-        weights = batch["masks"] / batch["masks"].sum().clamp_min(1.0)
-        for name, logits in zip(("category", "colour"), classes, strict=True):
-            target = batch[name][:, None].expand(-1, logits.shape[1])
-            errors = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
-            value = value + (errors * weights).sum()
-        return value
-
-    def sheet(self) -> dict[str, Any]:
-        """Zero-shot accuracy of the average on held-out renders."""
-        if self.validation is None:
-            return {}
-        indices = np.arange(0, len(self.validation), max(1, len(self.validation) // 256))
-        scenes = [self.validation.scenes[i] for i in indices]
-        pictures = pictures_of(self.validation, indices)
-        return zero_shot(self.average, self.tokenizer, pictures, labels_of(scenes))
-
-
 def text_features(clip: CLIPModel, ids: Tensor) -> Tensor:
     """Normalised text embeddings, float32 (B, projection)."""
     pooled = clip.text_model(input_ids=ids).pooler_output
@@ -234,8 +109,8 @@ def image_features(clip: CLIPModel, pictures: Tensor, batch: int = 64) -> Tensor
     """Normalised image embeddings, float32 (B, projection), of pictures in -1..1."""
     parts = []
     for part in pictures.split(batch):
-        with torch.autocast("cpu", torch.bfloat16):
-            pooled = clip.visual_projection(clip.vision_model(part).pooler_output)
+        part = part.to(device_of(clip))
+        pooled = clip.visual_projection(clip.vision_model(part).pooler_output)
         parts.append(F.normalize(pooled.float(), dim=-1))
     return torch.cat(parts)
 
@@ -273,9 +148,10 @@ def zero_shot(
         labels: ``category``, ``place``, ``colour``: class numbers (B,).
     """
     texts = prompts.category_prompts() + prompts.place_prompts() + prompts.all_colour_prompts()
-    classes = text_features(clip, prompts.token_ids(tokenizer, texts, 0))
-    scores = class_scores(image_features(clip, pictures), classes, labels["category"])
+    classes = text_features(clip, prompts.token_ids(tokenizer, texts, 0).to(device_of(clip)))
+    images = image_features(clip, pictures)
+    scores = class_scores(images, classes, labels["category"].to(images.device))
     return {
-        name: float((value.argmax(-1) == labels[name]).float().mean())
+        name: float((value.argmax(-1).cpu() == labels[name]).float().mean())
         for name, value in scores.items()
     }

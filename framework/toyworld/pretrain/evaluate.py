@@ -24,6 +24,7 @@ from framework.toyworld.pretrain.data import (
     labels_of,
     pictures_of,
 )
+from framework.toyworld.pretrain.devices import mixed_precision
 from framework.toyworld.pretrain.prompts import with_article
 from framework.toyworld.pretrain.sheets import save_grid
 from framework.toyworld.render import render
@@ -60,7 +61,7 @@ def generate(
     generator, parts = torch.Generator().manual_seed(seed), []
     pipeline.set_progress_bar_config(disable=True)
     for start in range(0, len(texts), batch):
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(pipeline.device):
             images = pipeline(
                 texts[start : start + batch],
                 num_inference_steps=steps,

@@ -14,6 +14,7 @@ from transformers import CLIPModel
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain.data import brighten, masks_of, pictures_of, shift
+from framework.toyworld.pretrain.devices import device_of
 from framework.toyworld.pretrain.stage import Batch, Stage, StageConfig
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -184,8 +185,8 @@ def view_contrast(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]
     features = F.normalize(features, dim=-1)
     count = len(features)
     logits = features @ features.T / temperature
-    logits = logits.masked_fill(torch.eye(count, dtype=torch.bool), -1e4)
-    target = torch.arange(count).roll(count // 2)
+    logits = logits.masked_fill(torch.eye(count, dtype=torch.bool, device=logits.device), -1e4)
+    target = torch.arange(count, device=logits.device).roll(count // 2)
     return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean()
 
 
@@ -194,8 +195,8 @@ def embed(model: nn.Module, pictures: Tensor, batch: int = 64) -> Tensor:
     """Normalised embeddings, float32 (N, D), of pictures in -1..1."""
     parts = []
     for part in pictures.split(batch):
-        with torch.autocast("cpu", torch.bfloat16):
-            parts.append(F.normalize(model(part).float(), dim=-1))
+        features = model(part.to(device_of(model)))
+        parts.append(F.normalize(features.float(), dim=-1).cpu())
     return torch.cat(parts)
 
 

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain.data import pictures_of
+from framework.toyworld.pretrain.devices import device_of, mixed_precision
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +21,9 @@ logger = logging.getLogger(__name__)
 def encode_pictures(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     """Scaled means of the latents, float32 (B, 4, H / 4, W / 4)."""
     pictures = pictures.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
-        mean = vae.encode(pictures).latent_dist.mode()
-    return mean.float() * vae.config.scaling_factor
+    with mixed_precision(device_of(vae)):
+        mean = vae.encode(pictures.to(device_of(vae))).latent_dist.mode()
+    return mean.float().cpu() * vae.config.scaling_factor
 
 
 def measure_scale(vae: AutoencoderKL, world: RenderedWorld, count: int = 512) -> float:

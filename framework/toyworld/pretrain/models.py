@@ -157,3 +157,26 @@ def publish_identity(work: Path, checkpoint: Path) -> Path:
     return write_folder(
         work / "models" / "identity", lambda folder: write_identity(model, args, folder)
     )
+
+
+def restore(work: Path, source: Path) -> None:
+    """Fills ``WORK/models`` from an exported folder, so that stages can go on from it.
+
+    Args:
+        work: Working folder of the trainings.
+        source: What :func:`framework.toyworld.pretrain.export.export` wrote.
+    """
+    parts = {
+        "tokenizer": CLIPTokenizer.from_pretrained(source / "tokenizer"),
+        "vae": AutoencoderKL.from_pretrained(source / "vae", torch_dtype=torch.float32),
+        "clip": CLIPModel.from_pretrained(source / "clip", dtype=torch.float32),
+        "unet": UNet2DConditionModel.from_pretrained(source / "unet", torch_dtype=torch.float32),
+    }
+    for name, part in parts.items():
+        write_folder(work / "models" / name, part.save_pretrained)
+    if (source / "identity").exists():
+        args = json.loads((source / "identity" / "config.json").read_text())["model_args"]
+        encoder = load_identity(source / "identity").float()
+        write_folder(
+            work / "models" / "identity", lambda folder: write_identity(encoder, args, folder)
+        )

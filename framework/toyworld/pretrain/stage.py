@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from framework.toyworld.pretrain.callbacks import LogLine, TimedCheckpoint
+from framework.toyworld.pretrain.devices import mixed_precision
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,9 @@ class StageConfig:
         clip_norm: Largest norm of a gradient.
         seed: Of the batches.
         threads: Torch threads of each process; one is often the fastest on a shared CPU.
-        devices: CPU processes; above one they train together by DDP.
+        accelerator: As Lightning names it: ``auto`` takes a GPU where there is one.
+        devices: Processes or GPUs; above one they train together by DDP.
+        workers: Processes that draw batches beside the training; 0 draws them in between.
         checkpoint_minutes: Time between checkpoints.
         sheet_minutes: Time between sample sheets.
     """
@@ -61,7 +64,9 @@ class StageConfig:
     clip_norm: float = 1.0
     seed: int = 0
     threads: int = 1
+    accelerator: str = "auto"
     devices: int = 1
+    workers: int = 0
     checkpoint_minutes: float = 3.0
     sheet_minutes: float = 6.0
 
@@ -73,7 +78,8 @@ class _Stream(IterableDataset):
         self.make, self.seed = make, seed
 
     def __iter__(self) -> Iterator[Batch]:
-        rng = np.random.default_rng(self.seed)
+        worker = get_worker_info()
+        rng = np.random.default_rng([*self.seed, *([worker.id] if worker else [])])
         while True:
             yield self.make(rng)
 
@@ -81,7 +87,8 @@ class _Stream(IterableDataset):
 class Stage(pl.LightningModule):
     """A network under training, its loss to be written by a subclass.
 
-    A subclass implements :meth:`loss`, and may implement :meth:`sheet`. Learning rate, average
+    A subclass implements :meth:`loss`, and may implement :meth:`sheet`; networks it uses and does
+    not train it puts into :attr:`frozen`. Learning rate, average
     and end of the training follow the elapsed fraction of the budget, which is part of the
     checkpoint: a killed training goes on where it was.
 
@@ -90,6 +97,9 @@ class Stage(pl.LightningModule):
         config: Options.
         make_batch: Draws a batch.
     """
+
+    frozen: tuple[nn.Module | None, ...] = ()
+    """Used, not trained; a tuple, so that they are no part of the checkpoint."""
 
     def __init__(self, network: nn.Module, config: StageConfig, make_batch: MakeBatch) -> None:
         super().__init__()
@@ -125,7 +135,9 @@ class Stage(pl.LightningModule):
     def train_dataloader(self) -> DataLoader:
         """An endless stream, its randomness set by seed, process and first step."""
         seed = [self.config.seed, self.global_rank, self.global_step]
-        return DataLoader(_Stream(self.make_batch, seed), batch_size=None)
+        return DataLoader(
+            _Stream(self.make_batch, seed), batch_size=None, num_workers=self.config.workers
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over what is not frozen."""
@@ -139,9 +151,15 @@ class Stage(pl.LightningModule):
         ]
         return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.99))
 
+    def on_fit_start(self) -> None:
+        """Moves what is not trained to where the training is."""
+        for network in self.frozen:
+            if network is not None:
+                network.to(self.device)
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """One step in bfloat16 where the CPU is faster with it."""
-        with torch.autocast("cpu", torch.bfloat16):
+        """One step, in bfloat16 where that is faster."""
+        with mixed_precision(self.device):
             value, figures = self.loss(batch)
         self.figures = {"loss": value.detach()} | {k: v.detach() for k, v in figures.items()}
         return value
@@ -199,7 +217,7 @@ def fit(stage: Stage, folder: Path) -> Stage:
             load_weights(stage, last)
             return stage
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator=config.accelerator,
         devices=config.devices,
         strategy="ddp" if config.devices > 1 else "auto",
         max_epochs=-1,

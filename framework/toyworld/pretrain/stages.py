@@ -10,7 +10,8 @@ import numpy as np
 
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import clip, identity, models, text, unet, vae
+from framework.toyworld.pretrain import clip, distil, identity, models, teacher, text, unet, vae
+from framework.toyworld.pretrain.clip_stage import CLIPStage
 from framework.toyworld.pretrain.latents import cache_latents
 from framework.toyworld.pretrain.models import write_folder
 from framework.toyworld.pretrain.stage import StageConfig, averaged_weights, fit
@@ -48,22 +49,48 @@ def train_text(config: text.TextConfig, data: Path, work: Path) -> None:
         write_folder(work / "models" / "clip", stage.average.save_pretrained)
 
 
+def train_teacher(config: teacher.TeacherConfig, data: Path, work: Path) -> None:
+    """Trains the convolutional teacher of CLIP's vision tower; leaves its checkpoint."""
+    world, held_out = _worlds(data)
+    tokenizer, network = models.load_tokenizer(work), models.load_clip(work)
+    student = teacher.Teacher(config.channels, network.config.projection_dim)
+    stage = teacher.TeacherStage(student, network, tokenizer, config, world, held_out)
+    fit(stage, work / "teacher")
+
+
 def train_clip(config: clip.CLIPStageConfig, data: Path, work: Path) -> None:
-    """Trains CLIP, or goes on with its vision tower; leaves ``tokenizer`` and ``clip``."""
+    """Trains CLIP, or its vision tower alone, by a teacher if there is one.
+
+    Leaves ``tokenizer`` and ``clip``.
+    """
     world, held_out = _worlds(data)
     folder = work / ("clip_vision" if config.vision_only else "clip")
+    taught = config.vision_only and (work / "teacher" / "last.ckpt").exists()
     if config.vision_only:
         tokenizer, network = models.load_tokenizer(work), models.load_clip(work).train()
-        if not (folder / "last.ckpt").exists():
-            prepare_vision(network, world)
+        if config.fresh and not (folder / "last.ckpt").exists():
+            start_vision(network, world)
     else:
         tokenizer = build_tokenizer(VOCABULARY)
         network = clip.build_clip(tokenizer, config, world.images.shape[1])
         prepare_vision(network, world)
-    stage = fit(clip.CLIPStage(network, tokenizer, config, world, held_out), folder)
+    distillation = None
+    if taught:
+        guide = teacher.load_teacher(work / "teacher" / "last.ckpt")
+        vision = network.config.vision_config
+        distillation = distil.Distillation(guide, vision.hidden_size, vision.num_hidden_layers)
+    stage = CLIPStage(network, tokenizer, config, world, held_out, distillation)
+    fit(stage, folder)
     if stage.global_rank == 0:
         write_folder(work / "models" / "tokenizer", tokenizer.save_pretrained)
         write_folder(work / "models" / "clip", stage.average.save_pretrained)
+
+
+def start_vision(network: clip.CLIPModel, world: RenderedWorld) -> None:
+    """Gives a CLIP a vision tower that has seen nothing yet."""
+    tower = type(network.vision_model)(network.config.vision_config)
+    network.vision_model.load_state_dict(tower.state_dict())
+    prepare_vision(network, world)
 
 
 def train_identity(config: identity.IdentityConfig, data: Path, work: Path) -> None:
@@ -117,6 +144,7 @@ def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
 STAGES: dict[str, tuple[type[StageConfig], Callable[[Any, Path, Path], None]]] = {
     "vae": (vae.VAEConfig, train_vae),
     "text": (text.TextConfig, train_text),
+    "teacher": (teacher.TeacherConfig, train_teacher),
     "clip": (clip.CLIPStageConfig, train_clip),
     "identity": (identity.IdentityConfig, train_identity),
     "unet": (unet.UNetConfig, train_unet),

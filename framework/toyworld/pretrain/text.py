@@ -120,7 +120,7 @@ class TextStage(Stage):
         super().__init__(clip, config, draw)
         self.heads = nn.ModuleDict({"scene": encoder})
         texts = prompts.category_prompts() + prompts.place_prompts() + prompts.all_colour_prompts()
-        self.class_ids = prompts.token_ids(tokenizer, texts, 0)
+        self.register_buffer("class_ids", prompts.token_ids(tokenizer, texts, 0), persistent=False)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Symmetric contrastive loss, and the scenes told apart by the class prompts."""

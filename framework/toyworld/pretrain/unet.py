@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain import prompts
 from framework.toyworld.pretrain.data import masks_of
+from framework.toyworld.pretrain.devices import device_of, mixed_precision
 from framework.toyworld.pretrain.sheets import save_grid
 from framework.toyworld.pretrain.stage import Batch, Stage, StageConfig
 
@@ -158,7 +159,7 @@ class UNetStage(Stage):
         self.tokenizer, self.folder, self.side = tokenizer, folder, config.size // 4
         self.frozen = (text_encoder.requires_grad_(False).eval(), vae)
         self.scheduler = build_scheduler()
-        self.alphas = self.scheduler.alphas_cumprod
+        self.register_buffer("alphas", self.scheduler.alphas_cumprod.clone(), persistent=False)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of the predicted noise, weighted by min-SNR and by the object's pixels."""
@@ -205,16 +206,18 @@ def sample(
     seed: int = 0,
 ) -> Tensor:
     """Pictures (B, 3, 4 side, 4 side) in -1..1 of texts, by DDIM with guidance."""
+    device = device_of(unet)
     scheduler = build_scheduler()
-    scheduler.set_timesteps(steps)
-    ids = prompts.token_ids(tokenizer, [""] * len(texts) + texts)
+    scheduler.set_timesteps(steps, device=device)
+    ids = prompts.token_ids(tokenizer, [""] * len(texts) + texts).to(device)
     generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(texts), 4, side, side, generator=generator)
-    with torch.autocast("cpu", torch.bfloat16):
+    latents = torch.randn(len(texts), 4, side, side, generator=generator).to(device)
+    with mixed_precision(device):
         text = text_encoder(input_ids=ids).last_hidden_state
         for time in scheduler.timesteps:
             double = torch.cat([latents, latents]).contiguous(memory_format=torch.channels_last)
             without, given = unet(double, time, text).sample.float().chunk(2)
             noise = without + guidance * (given - without)
             latents = scheduler.step(noise, time, latents).prev_sample
-        return vae.decode(latents / vae.config.scaling_factor).sample.float().clamp(-1.0, 1.0)
+        pictures = vae.decode(latents / vae.config.scaling_factor).sample
+        return pictures.float().clamp(-1.0, 1.0).cpu()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain.data import as_pictures, pictures_of
+from framework.toyworld.pretrain.devices import device_of, mixed_precision
 from framework.toyworld.pretrain.sheets import save_grid
 from framework.toyworld.pretrain.stage import Batch, Stage, StageConfig
 
@@ -170,9 +171,10 @@ def reconstruct(vae: AutoencoderKL, pictures: Tensor, batch: int = 16) -> Tensor
     """Pictures through the latents' means and back, (N, 3, H, W) in -1..1."""
     parts = []
     for part in pictures.split(batch):
-        with torch.autocast("cpu", torch.bfloat16):
-            decoded = vae.decode(vae.encode(part).latent_dist.mode()).sample
-        parts.append(decoded.float().clamp(-1.0, 1.0))
+        with mixed_precision(device_of(vae)):
+            mean = vae.encode(part.to(device_of(vae))).latent_dist.mode()
+            decoded = vae.decode(mean).sample
+        parts.append(decoded.float().clamp(-1.0, 1.0).cpu())
     return torch.cat(parts)
 
 
