@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/dreammatcher demo
 
 test: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 quick: $(INSTALLED)
 	$(BIN)/python -m pytest

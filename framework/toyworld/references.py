@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from framework.concepts import write_concept_file
 from framework.toyworld.captions import caption
 from framework.toyworld.concepts import CONCEPTS
 from framework.toyworld.objects import CATEGORIES
@@ -44,8 +45,9 @@ def reference_scenes(name: str) -> list[SceneSpec]:
 def write_references(folder: str | Path) -> Path:
     """Renders every concept's reference images.
 
-    Writes ``<name>/0.png .. 4.png`` (128 x 128) and ``metadata.json``: for every concept its
-    class noun, its object, and file name, scene and full caption of every image.
+    Writes ``<name>/0.png .. 4.png`` (128 x 128) with a ``concept.yaml`` that names the class, and
+    ``metadata.json``: for every concept its class noun, its object, and file name, scene and full
+    caption of every image.
 
     Args:
         folder: Where to; made if need be.
@@ -57,6 +59,7 @@ def write_references(folder: str | Path) -> Path:
     records = {}
     for name, spec in CONCEPTS.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
+        write_concept_file(folder / name, spec.category)
         images = []
         for index, scene in enumerate(reference_scenes(name)):
             file = f"{name}/{index}.png"

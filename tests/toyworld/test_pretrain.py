@@ -13,8 +13,9 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld, training_scene
-from framework.toyworld.pretrain import cli, clip, identity, models, prompts
-from framework.toyworld.pretrain.stage import load_checkpoint
+from framework.toyworld.pretrain import cli, clip, devices, distil, identity, models, prompts
+from framework.toyworld.pretrain.stage import averaged_weights, load_checkpoint
+from framework.toyworld.pretrain.teacher import Teacher, load_teacher
 from framework.toyworld.pretrain.tokenizer import UNKNOWN, build_tokenizer, is_known
 
 OBJECTS, VIEWS = 8, 2
@@ -115,6 +116,64 @@ def test_export_loads_as_standard_folders(work: Path, tmp_path: Path) -> None:
     assert CLIPModel.from_pretrained(tmp_path / "clip").config.projection_dim == 16
     encoder = models.load_identity(tmp_path / "identity")
     assert encoder(torch.zeros(1, 3, 128, 128)).shape == (1, 64)
+
+
+def test_vision_tower_learns_from_a_teacher(data: Path, work: Path, tmp_path: Path) -> None:
+    """The text tower stays as it is; the vision tower moves; the heads are not kept."""
+    cli.main(["export", "--work", str(work), "--target", str(tmp_path / "shipped")])
+    other = tmp_path / "work"
+    cli.main(["restore", "--work", str(other), "--target", str(tmp_path / "shipped")])
+    before = models.load_clip(other).state_dict()
+    command("teacher", data, other, "max_steps=2", "channels=[4,4,8]", "batch_size=4")
+    options = [*SMALL["clip"], "max_steps=2", "vision_only=true", "fresh=false", "lr=0.01"]
+    command("clip", data, other, *options)
+    after = models.load_clip(other).state_dict()
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any(name.startswith("text_") for name in moved)
+    state = load_checkpoint(other / "clip_vision" / "last.ckpt")["state_dict"]
+    assert "heads.distillation.hints.0.weight" in state
+    assert not any("teacher" in name for name in state)
+
+
+def test_loaded_teacher_is_the_average_with_its_statistics(data: Path, work: Path) -> None:
+    """Weights are averaged; the statistics of batches are those of the training."""
+    command("teacher", data, work, "max_steps=3", "channels=[4,4,8]", "batch_size=4")
+    path = work / "teacher" / "last.ckpt"
+    teacher, state = load_teacher(path), load_checkpoint(path)["state_dict"]
+    name = "stem.1.running_mean"
+    assert torch.equal(teacher.state_dict()[name], state[f"network.{name}"])
+    assert not torch.equal(state["average.stem.0.weight"], state["network.stem.0.weight"])
+    assert torch.equal(teacher.stem[0].weight, averaged_weights(path)["stem.0.weight"])
+
+
+def test_hints_follow_the_teacher_at_every_patch() -> None:
+    """Targets have zero mean and unit variance; a student that gives them has no loss."""
+    torch.manual_seed(0)
+    maps = torch.randn(3, 5, 8, 8) * 4 + 1
+    target = distil.standardised(maps, 4)
+    assert target.shape == (3, 16, 5)
+    torch.testing.assert_close(target.mean(dim=(0, 1)), torch.zeros(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(target.std(dim=(0, 1)), torch.ones(5), atol=2e-3, rtol=0)
+    teacher = Teacher((4, 6, 8), 16).eval()
+    pictures = torch.randn(2, 3, 64, 64)
+    embeddings, *maps = teacher(pictures)
+    losses = distil.Distillation(teacher, 8, 3)
+    hidden = [torch.zeros(2, 1 + 16, 8) for _ in range(4)]
+    for head, at, value in zip(losses.hints, losses.at, maps, strict=True):
+        torch.nn.init.zeros_(head.bias)
+        head.weight.data = torch.eye(*head.weight.shape)
+        hidden[at][:, 1:, : value.shape[1]] = distil.standardised(value, 4)
+    follow, hints = losses(pictures, embeddings, hidden)
+    assert float(follow.detach()) == pytest.approx(0.0, abs=1e-5)
+    assert float(hints.detach()) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_precision_is_chosen_by_what_is_fast() -> None:
+    """Always half on an accelerator; on a CPU only where a measurement says so."""
+    with devices.mixed_precision("cpu"):
+        assert torch.is_autocast_enabled("cpu") == devices.cpu_bfloat16_is_fast()
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_identity_encoder_starts_as_clip() -> None:
