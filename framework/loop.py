@@ -14,9 +14,9 @@ from framework.model import Condition
 from framework.parts import Parts, Plan
 from framework.progress import progress
 from framework.schedule import from_eps, to_eps
-from framework.session import Session, match_on_grid
-from framework.step import StepOutputs
-from framework.types import Layout, Reference, StepTrace
+from framework.session import Session
+from framework.step import StepOutputs, make_views
+from framework.types import Layout, Reference, StepTrace, Views
 
 
 class Loop:
@@ -37,6 +37,7 @@ class Loop:
         self.session, self.reference = session, reference
         self.reference_condition, self.target_condition = conditions
         self.layout, self.scale = layout, scale
+        self._viewed = 0
 
     def run(self, latents: Tensor, trace: bool) -> tuple[Tensor, list[StepTrace]]:
         """Denoise (N, C, h, w) start latents to clean ones; optionally record every step."""
@@ -52,6 +53,8 @@ class Loop:
     ) -> tuple[Tensor, StepTrace | None]:
         shown = self.session is not None and self.plan.shows_reference(index)
         guided = shown and self.plan.guides(index)
+        if shown and self.plan.looks_ahead(index):
+            self._look_ahead(index, timestep, latents)
         layout = Layout(self.layout.halves, int(shown), self.layout.targets)
         if self.session is not None:
             self.session.begin_step(layout, self.plan.injects(index))
@@ -89,11 +92,18 @@ class Loop:
     def _evaluate(
         self, index: int, timestep: int, layout: Layout, rows: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        condition = self.target_condition
         reference_rows = None
         if layout.references:
             assert self.reference is not None
             reference_rows = self.reference.trajectory[index].repeat(layout.halves, 1, 1, 1)
+        return reference_rows, *self._denoise(timestep, layout, reference_rows, rows)
+
+    def _denoise(
+        self, timestep: int, layout: Layout, reference_rows: Tensor | None, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One U-Net evaluation with the step's conditions: outputs of reference and targets."""
+        condition = self.target_condition
+        if layout.references:
             condition = Condition(
                 layout.join(self.reference_condition.embeds, condition.embeds),
                 {
@@ -103,7 +113,68 @@ class Loop:
             )
         joined = layout.join(reference_rows, rows)
         output = self.denoiser.model.denoise(joined, timestep, condition)
-        return reference_rows, *layout.split(output)
+        return layout.split(output)
+
+    def _look_ahead(self, index: int, timestep: int, latents: Tensor) -> None:
+        """Evaluate the step without injection, for descriptors of its own."""
+        assert self.session is not None
+        layout = Layout(self.layout.halves, 1, self.layout.targets)
+        rows = latents.repeat(layout.halves, 1, 1, 1)
+        with torch.no_grad(), self.session.plain():
+            reference_rows, output_reference, output = self._evaluate(index, timestep, layout, rows)
+            assert reference_rows is not None
+            clean = self.denoiser.clean
+            self._describe(
+                index,
+                timestep,
+                layout,
+                clean(output, rows, timestep),
+                clean(output_reference, reference_rows, timestep),
+            )
+
+    def _describe(
+        self,
+        index: int,
+        timestep: int,
+        layout: Layout,
+        target_clean: Tensor,
+        reference_clean: Tensor,
+    ) -> None:
+        """Make the descriptors and views the matcher works with, from the evaluation just done."""
+        session, reference, matcher = self.session, self.reference, self.parts.matcher
+        assert session is not None and reference is not None
+
+        def evaluate(reference_rows: Tensor | None, rows: Tensor, time: int) -> None:
+            with torch.no_grad(), session.plain():
+                shown = Layout(layout.halves, int(reference_rows is not None), layout.targets)
+                self._denoise(time, shown, reference_rows, rows)
+
+        step = StepOutputs(
+            index=index,
+            timestep=timestep,
+            layout=layout,
+            reference=reference,
+            target_clean=target_clean,
+            reference_clean=reference_clean,
+            decode=self.denoiser.model.decode,
+            alpha_bar=self.denoiser.alpha_bar,
+            evaluate=evaluate,
+        )
+        with torch.no_grad():
+            if matcher.needs_features:
+                session.features = self.parts.extractor(step)
+            if matcher.needs_views or session.truth is not None:
+                session.views = self._views(step, session.views)
+
+    def _views(self, step: StepOutputs, old: Views | None) -> Views:
+        """The pictures of a step, or still those of an earlier one if the matcher says so."""
+        matcher = self.parts.matcher
+        if not matcher.needs_views:
+            return Views(truth=self.session.truth)  # type: ignore[union-attr]
+        if old is not None and step.index - self._viewed < matcher.views_every:
+            return old
+        self._viewed = step.index
+        return make_views(step, self.session.truth)  # type: ignore[union-attr]
 
     def _look(
         self,
@@ -126,17 +197,8 @@ class Loop:
         if record is not None:
             self._note(record, reference_clean, used)
         if self.plan.describes(index):
-            step = StepOutputs(
-                index=index,
-                timestep=timestep,
-                layout=layout,
-                reference=self.reference,
-                target_clean=self.denoiser.clean(output.detach(), rows.detach(), timestep),
-                reference_clean=reference_clean,
-                decode=self.denoiser.model.decode,
-            )
-            with torch.no_grad():
-                self.session.features = self.parts.extractor(step)
+            target_clean = self.denoiser.clean(output.detach(), rows.detach(), timestep)
+            self._describe(index, timestep, layout, target_clean, reference_clean)
         return self._guide(timestep, rows, output) if guided else output
 
     def _guide(self, timestep: int, rows: Tensor, output: Tensor) -> Tensor:
@@ -145,7 +207,7 @@ class Loop:
         abar, kind = denoiser.alpha_bar(timestep), denoiser.prediction_type
         with torch.no_grad():
             masks = self.session.masks(grid)  # type: ignore[arg-type]
-            matches = match_on_grid(self.session.features, masks, grid, self.parts.matcher)  # type: ignore[arg-type]
+            matches = self.session.match(grid, masks)  # type: ignore[arg-type]
         with torch.enable_grad():
             eps = self.parts.guidance(
                 GuidanceInputs(
@@ -182,4 +244,5 @@ class Loop:
             matches, masks = session.seen
             record.flow, record.confidence = matches.flow.cpu(), matches.confidence.cpu()
             record.masks = type(masks)(masks.target.cpu(), masks.reference.cpu())
-            record.features = type(features)(features.target.cpu(), features.reference.cpu())
+            if features is not None:
+                record.features = type(features)(features.target.cpu(), features.reference.cpu())

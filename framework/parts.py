@@ -51,9 +51,17 @@ class Plan:
         """Whether this step is guided."""
         return step < self.steps and self.parts.guidance.active(step)
 
+    def matches(self, step: int) -> bool:
+        """Whether an injector asks for matches in this step."""
+        return self.injects(step) and self.parts.injector.needs_correspondence
+
+    def looks_ahead(self, step: int) -> bool:
+        """Whether this step is evaluated without injection first, for descriptors of its own."""
+        return self.parts.extractor.current and self.matches(step)
+
     def describes(self, step: int) -> bool:
         """Whether this step's features are wanted: by the next step, or by guidance in this one."""
-        following = self.injects(step + 1) and self.parts.injector.needs_correspondence
+        following = self.matches(step + 1) and not self.parts.extractor.current
         return following or self.guides(step)
 
     def shows_reference(self, step: int) -> bool:

@@ -5,13 +5,16 @@ Held by the attention processors for the duration of a call; nothing is stored o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 
 from framework.geometry import resize_grid
 from framework.interfaces import Injector, MaskProvider, Matcher
 from framework.interfaces.injector import AttentionInputs
 from framework.shapes import grid_of
-from framework.types import Correspondence, Features, Layout, Masks
+from framework.types import Correspondence, Features, Layout, Masks, Views
 
 
 class Session:
@@ -25,6 +28,9 @@ class Session:
         injector: injector.
 
     Attributes:
+        features: descriptors to match with; None before the first are made, or if none are needed.
+        views: pictures (and truth) to match with, for matchers that ask for them.
+        truth: the true correspondence where it is known; goes into the views.
         seen: matches and masks of the finest (if several, the last) layer injected in this step.
     """
 
@@ -42,6 +48,8 @@ class Session:
         self.matcher = matcher
         self.injector = injector
         self.features: Features | None = None
+        self.views: Views | None = None
+        self.truth: Correspondence | None = None
         self.injecting = False
         self.seen: tuple[Correspondence, Masks] | None = None
         self._flows: dict[tuple[int, int, int], Correspondence] = {}
@@ -76,8 +84,22 @@ class Session:
         """Matches on a grid; computed once per step, grid and state of the masks."""
         key = (*grid, self.mask.version)
         if key not in self._flows:
-            self._flows[key] = match_on_grid(self.features, self.masks(grid), grid, self.matcher)
+            self._flows[key] = self.match(grid, self.masks(grid))
         return self._flows[key]
+
+    def match(self, grid: tuple[int, int], masks: Masks) -> Correspondence:
+        """Match what the session holds on a grid, whatever was matched before."""
+        return match_on_grid(self.features, masks, grid, self.matcher, self.views)
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """While it lasts U-Net evaluations are neither injected into nor seen by the masks."""
+        before, self.injecting = self.injecting, False
+        try:
+            with self.mask.paused():
+                yield
+        finally:
+            self.injecting = before
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """Run the injector in one layer; note what it used if no finer layer has acted yet."""
@@ -91,22 +113,27 @@ class Session:
 
 
 def match_on_grid(
-    features: Features | None, masks: Masks, grid: tuple[int, int], matcher: Matcher
+    features: Features | None,
+    masks: Masks,
+    grid: tuple[int, int],
+    matcher: Matcher,
+    views: Views | None = None,
 ) -> Correspondence:
     """Resize descriptors to a grid, normalise them again, and match.
 
     Args:
-        features: descriptors on any grid.
+        features: descriptors on any grid; None if the matcher needs none.
         masks: masks on ``grid``.
         grid: (H, W).
         matcher: the matcher.
+        views: pictures or truth, for matchers that need them.
     """
     if features is None:
-        raise RuntimeError("matching was asked for before any features were extracted")
+        return matcher(None, masks, views)
     sized = Features(
         target=_on_grid(features.target, grid), reference=_on_grid(features.reference, grid)
     )
-    return matcher(sized, masks)
+    return matcher(sized, masks, views)
 
 
 def _on_grid(descriptors: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -113,6 +113,27 @@ class Correspondence:
     confidence: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Pictures of both branches, for matchers that look at pictures instead of descriptors.
+
+    Compared and hashed by identity: one object stands for one look at the step.
+
+    Attributes:
+        target: the decoded predicted clean target of each pair, (B, 3, Hp, Wp), about [-1, 1]; None
+            where no matcher asked for pictures.
+        reference: the reference picture beside each target, (B, 3, Hp, Wp), likewise.
+        truth: the true correspondence where it is known (renders, synthetic warps), on a grid of
+            its own such as that of the pixels, (B, h, w, 2) in that grid's cells; its confidence is
+            1 where the target's cell shows a point that is visible in the reference, else 0. None
+            while sampling.
+    """
+
+    target: Tensor | None = None
+    reference: Tensor | None = None
+    truth: Correspondence | None = None
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the rows of one U-Net call are ordered: ``[refs, targets]`` for each half.

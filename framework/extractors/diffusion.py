@@ -31,6 +31,12 @@ class DiffusionConfig(PartConfig):
     pca: int | None = option(
         256, "components in all, shared equally by the blocks; null: no PCA", low=1
     )
+    step: str = option(
+        "previous",
+        "whose activations a matched step uses: the step's before it, or its own, which costs a "
+        "second U-Net evaluation of both branches",
+        choices=("previous", "current"),
+    )
 
 
 @EXTRACTORS.register("diffusion")
@@ -40,9 +46,18 @@ class DiffusionFeatures(FeatureExtractor):
     Coarser blocks are resized bilinearly (align_corners=True) to the finest one's grid; the blocks
     are concatenated, finest first, and L2-normalised. Each (target, reference) pair has its own
     PCA, so a target's descriptors do not depend on its neighbours in the batch.
+
+    A layer deep in the decoder cannot be matched with activations that come after it. With ``step:
+    previous`` a step is matched with what the one before it left, which costs nothing; with ``step:
+    current`` both branches are first evaluated without injection, at the price of one more U-Net
+    evaluation in every matched step (about twice the time), and that is what is described.
     """
 
     Config = DiffusionConfig
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.current = self.config.step == "current"
 
     @contextmanager
     def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]

@@ -4,7 +4,7 @@ from framework.interfaces.extractor import FeatureExtractor
 from framework.interfaces.guidance import Guidance, GuidanceInputs
 from framework.interfaces.injector import Injector
 from framework.interfaces.mask import MaskProvider
-from framework.interfaces.matcher import Matcher
+from framework.interfaces.matcher import ImageMatcher, Matcher
 from framework.interfaces.part import Part
 from framework.interfaces.personalizer import Personalizer
 from framework.interfaces.trajectory import ReferenceTrajectory
@@ -13,6 +13,7 @@ __all__ = [
     "FeatureExtractor",
     "Guidance",
     "GuidanceInputs",
+    "ImageMatcher",
     "Injector",
     "MaskProvider",
     "Matcher",

@@ -21,9 +21,14 @@ class FeatureExtractor(Part, ABC):
     * optionally :meth:`attach`, a context manager around a whole sampling call that installs
       hooks on the U-Net and removes every one of them on leaving, also after an exception.
 
-    The descriptors of one step serve the matching of the *next* step (METHOD.md, section 3), and
-    guidance in the same step.
+    The descriptors of one step serve the matching of the *next* step (the paper's choice), unless
+    :attr:`current` is set, and guidance in the same step.
     """
+
+    #: Whether a step is matched with its *own* descriptors. They exist only after a U-Net
+    #: evaluation, so the sampler then evaluates both branches once without injection before every
+    #: matched step (twice the U-Net's work there). May be set by the constructor.
+    current: bool = False
 
     def attach(self, unet: object) -> AbstractContextManager[None]:
         """Install hooks for the duration of a sampling call. Default: nothing to install."""

@@ -41,6 +41,10 @@ class MaskProvider(Part, ABC):
     def begin_step(self, layout: Layout) -> None:
         """Forget what the previous step left. Called before every U-Net evaluation."""
 
+    def paused(self) -> AbstractContextManager[None]:
+        """While it lasts a U-Net evaluation leaves no trace in the masks."""
+        return nullcontext()
+
     @property
     def version(self) -> int:
         """Changes whenever :meth:`masks` would return something else within a step."""

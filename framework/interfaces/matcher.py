@@ -1,4 +1,4 @@
-"""Matcher: descriptors of target and reference -> dense correspondence."""
+"""Matcher: descriptors (or pictures) of target and reference -> dense correspondence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from framework.errors import UserError
 from framework.interfaces.part import Part
 from framework.shapes import check_shape
-from framework.types import Correspondence, Features, Masks
+from framework.types import Correspondence, Features, Masks, Views
 
 
 class Matcher(Part, ABC):
@@ -17,13 +17,33 @@ class Matcher(Part, ABC):
 
     What a subclass declares:
 
-    * :meth:`match`, a pure function of tensors: no state is kept between calls, no row of the
-      batch influences another, the same input gives the same output on every run.
+    * :meth:`match`, a pure function of tensors: no state is kept between calls that changes a
+      result, no row of the batch influences another, the same input gives the same output on every
+      run (one that matches pictures derives from :class:`ImageMatcher` instead);
     * a flow in cells, ``(x, y)``, target to reference (see :mod:`framework.types`);
-    * a confidence in [0, 1].
+    * a confidence in [0, 1] whose meaning its docstring states: a probability that the match is
+      right, or a decision 0 / 1. It decides nothing itself: whether and from what value on a match
+      is used is the injector's ``confidence_threshold``;
+    * the attributes below where they differ.
 
     Call the matcher itself (``matcher(features, masks)``): the call checks shapes and values.
     """
+
+    #: Whether it uses descriptors; else no features are extracted and it may be called without.
+    needs_features: bool = True
+    #: Whether it uses pictures (``Views.target`` and ``Views.reference``). While sampling, each
+    #: look costs a VAE decode a target.
+    needs_views: bool = False
+    #: Whether it uses the true correspondence (``Views.truth``), which sampling does not have.
+    needs_truth: bool = False
+    #: While sampling, pictures are decoded anew in every so many steps.
+    views_every: int = 1
+    #: Whether gradients reach the descriptors through the flow or the confidence.
+    differentiable: bool = False
+    #: Whether it promises, for descriptors that tell all cells apart, that an image matched with
+    #: itself gives the identity, a shifted one the shift, and that swapping the two inverts the
+    #: flow where it is confident. False where that depends on weights not given by default.
+    invariant: bool = True
 
     @abstractmethod
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
@@ -39,20 +59,44 @@ class Matcher(Part, ABC):
             Flow (B, H, W, 2) and confidence (B, H, W).
         """
 
-    def __call__(self, features: Features, masks: Masks) -> Correspondence:
+    def correspond(
+        self, features: Features | None, masks: Masks, views: Views | None
+    ) -> Correspondence:
+        """Match what is at hand, already checked; a wrapper of another matcher overrides this."""
+        assert features is not None
+        return self.match(features.target, features.reference, masks)
+
+    def __call__(
+        self, features: Features | None, masks: Masks, views: Views | None = None
+    ) -> Correspondence:
         """Check the input, match, check the output.
 
+        Args:
+            features: descriptors of both; None is permitted if ``needs_features`` is False.
+            masks: soft foreground masks on the same grid.
+            views: pictures and truth, for matchers that need them.
+
         Raises:
-            UserError: a shape or a value is not what the contract says.
+            UserError: a shape or a value is not what the contract says, or pictures or truth are
+                needed and missing.
         """
-        shape = tuple(features.target.shape)
         who = type(self).__name__
-        check_shape(f"{who}: reference descriptors", features.reference, shape)
-        check_shape(f"{who}: target mask", masks.target, shape[:3])
-        check_shape(f"{who}: reference mask", masks.reference, shape[:3])
-        result = self.match(features.target, features.reference, masks)
-        check_shape(f"{who}.match: flow", result.flow, (*shape[:3], 2))
-        check_shape(f"{who}.match: confidence", result.confidence, shape[:3])
+        if features is None:
+            if self.needs_features:
+                raise UserError(f"{who} matches descriptors; give it the features of both images.")
+            check_shape(f"{who}: target mask", masks.target, (None, None, None))
+            shape = tuple(masks.target.shape)
+        else:
+            whole = tuple(features.target.shape)
+            check_shape(f"{who}: target descriptors", features.target, (None,) * 4)
+            check_shape(f"{who}: reference descriptors", features.reference, whole)
+            shape = whole[:3]
+            check_shape(f"{who}: target mask", masks.target, shape)
+        check_shape(f"{who}: reference mask", masks.reference, shape)
+        self._check_views(views, shape[0])
+        result = self.correspond(features, masks, views)
+        check_shape(f"{who}.match: flow", result.flow, (*shape, 2))
+        check_shape(f"{who}.match: confidence", result.confidence, shape)
         valid = (result.confidence >= 0) & (result.confidence <= 1)
         if not bool((valid & result.flow.isfinite().all(dim=-1)).all()):
             raise UserError(
@@ -60,3 +104,59 @@ class Matcher(Part, ABC):
                 "clamp the confidence, and give 0 where there is no match."
             )
         return result
+
+    def _check_views(self, views: Views | None, pairs: int) -> None:
+        who = self.name or type(self).__name__
+        if self.needs_truth:
+            if views is None or views.truth is None:
+                raise UserError(
+                    f"Matcher '{who}' hands on the true correspondence, and none was given: it is "
+                    "known for renders and synthetic warps (dreammatcher match-bench), not while "
+                    "sampling. Choose another matcher, e.g. matcher.name=cycle_argmax."
+                )
+            check_shape(f"{who}: true flow", views.truth.flow, (pairs, None, None, 2))
+            grid = tuple(views.truth.flow.shape[:3])
+            check_shape(f"{who}: true confidence", views.truth.confidence, grid)
+        if self.needs_views:
+            if views is None or views.target is None or views.reference is None:
+                raise UserError(
+                    f"Matcher '{who}' matches pictures, and none were given; pass views=Views("
+                    "target, reference) with pictures (B, 3, H, W) in [-1, 1]."
+                )
+            check_shape(f"{who}: target pictures", views.target, (pairs, 3, None, None))
+            check_shape(f"{who}: reference pictures", views.reference, (pairs, 3, None, None))
+
+
+class ImageMatcher(Matcher):
+    """A matcher of pictures: the reference's, and the predicted clean target's, decoded.
+
+    What a subclass declares: :meth:`match_views`, under the conditions of :class:`Matcher`.
+    """
+
+    needs_features = False
+    needs_views = True
+
+    @abstractmethod
+    def match_views(self, views: Views, grid: tuple[int, int], masks: Masks) -> Correspondence:
+        """Match two pictures a pair.
+
+        Args:
+            views: pictures (B, 3, Hp, Wp), about [-1, 1]; the two may differ in size.
+            grid: (H, W) of the flow that is wanted.
+            masks: soft foreground masks on that grid.
+
+        Returns:
+            Flow (B, H, W, 2) in cells of the grid and confidence (B, H, W).
+        """
+
+    def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
+        """Not offered: descriptors are not looked at."""
+        raise UserError(f"{type(self).__name__} matches pictures; call it with views.")
+
+    def correspond(
+        self, features: Features | None, masks: Masks, views: Views | None
+    ) -> Correspondence:
+        """See :meth:`Matcher.correspond`."""
+        assert views is not None
+        height, width = masks.target.shape[1:]
+        return self.match_views(views, (height, width), masks)

@@ -59,6 +59,7 @@ class CrossAttentionMask(MaskProvider):
     """
 
     Config = CrossAttentionMaskConfig
+    _paused = False
 
     @contextmanager
     def attach(  # type: ignore[override]
@@ -104,6 +105,15 @@ class CrossAttentionMask(MaskProvider):
         self._layout = layout
         self._maps: list[Tensor] = []
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:  # type: ignore[override]
+        """See the base class."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
     @property
     def version(self) -> int:
         """Number of maps seen so far in this step."""
@@ -111,7 +121,7 @@ class CrossAttentionMask(MaskProvider):
 
     def wants(self, positions: int) -> bool:
         """Whether a layer with that many positions has the chosen resolution."""
-        if not self._layout.references:
+        if self._paused or not self._layout.references:
             return False
         grid = grid_of(positions, *self._latent_size)
         self._grids.add(grid)

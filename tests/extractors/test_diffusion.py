@@ -8,6 +8,7 @@ from tiny import tiny_sampler
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.extractors.pca import joint_pca
 from framework.geometry import resize_grid
+from framework.injectors.appearance_matching import AppearanceMatching
 from framework.session import match_on_grid
 from framework.types import Features, Masks
 from matchers.cycle_argmax import CycleArgmax
@@ -75,3 +76,38 @@ def test_without_pca_and_from_one_block(sd1):
         "a photo of a {}", num_inference_steps=2, return_trace=True
     ).trace
     assert trace[1].features.target.shape == (2, 8, 8, 64)
+
+
+def test_the_current_step_is_described_before_anything_is_injected(sd1):
+    """Descriptors of step t are those of an evaluation without injection from the same latents."""
+    prompt, options = "a photo of a {}", {"output_type": "latent", "return_trace": True}
+    calls = []
+    hook = sd1.unet.register_forward_hook(lambda *args: calls.append(1))
+    try:
+        sampler = tiny_sampler(sd1, extractor=DiffusionFeatures(pca=None, step="current"))
+        sampler.reference()
+        calls.clear()
+        trace = sampler(prompt, **options).trace
+    finally:
+        hook.remove()
+    assert len(calls) == 5  # three steps, two of them matched
+    assert trace[0].features is None
+    # In the first matched step the latents are those of the plain pipeline.
+    injector = AppearanceMatching(layers=[r"up_blocks\.3\..*attn1"], start_step=2)
+    later = tiny_sampler(sd1, extractor=DiffusionFeatures(pca=None), injector=injector)
+    expected = later(prompt, **options).trace[2].features  # of step 1, before any injection
+    torch.testing.assert_close(trace[1].features.target, expected.target)
+    torch.testing.assert_close(trace[1].features.reference, expected.reference)
+    assert torch.isfinite(trace[2].latents).all()
+
+
+def test_looking_ahead_leaves_the_masks_alone(sd1):
+    prompt, options = "a photo of a {}", {"output_type": "latent", "return_trace": True}
+    injector = AppearanceMatching(layers=[r"up_blocks\.3\..*attn1"], start_step=1)
+    masks = []
+    for step in ("previous", "current"):
+        extractor = DiffusionFeatures(pca=32, step=step)
+        sampler = tiny_sampler(sd1, extractor=extractor, injector=injector)
+        masks.append(sampler(prompt, **options).trace[1].masks)
+    torch.testing.assert_close(masks[0].target, masks[1].target)
+    torch.testing.assert_close(masks[0].reference, masks[1].reference)
