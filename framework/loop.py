@@ -49,16 +49,19 @@ class Loop:
         return latents, records
 
     def _step(
-        self, index: int, timestep: int, latents: Tensor, trace: bool
+        self, index: int, timestep: float, latents: Tensor, trace: bool
     ) -> tuple[Tensor, StepTrace | None]:
         shown = self.session is not None and self.plan.shows_reference(index)
-        guided = shown and self.plan.guides(index)
+        guided = shown and self.plan.guides(index) and self.denoiser.alpha_bars[index] > 0
+        scheduler = self.denoiser.scheduler
+        moment = scheduler.timesteps[index]
+        noisy = scheduler.scale_model_input(latents, moment)  # z_t, whatever scale it is kept in
         if shown and self.plan.looks_ahead(index):
-            self._look_ahead(index, timestep, latents)
+            self._look_ahead(index, timestep, noisy)
         layout = Layout(self.layout.halves, int(shown), self.layout.targets)
         if self.session is not None:
             self.session.begin_step(layout, self.plan.injects(index))
-        rows = latents.repeat(layout.halves, 1, 1, 1)
+        rows = noisy.repeat(layout.halves, 1, 1, 1)
         differentiable = guided and self.parts.guidance.needs_gradient
         with torch.set_grad_enabled(differentiable):
             if differentiable:
@@ -83,14 +86,14 @@ class Loop:
                 record,
             )
         combined = self._combine(output.detach())
-        after = self.denoiser.scheduler.step(combined, timestep, latents, return_dict=False)[0]
+        after = scheduler.step(combined, moment, latents, return_dict=False)[0]
         if record is not None:
             record.latents = after.detach().cpu()
-            record.target_clean = self.denoiser.clean(combined, latents, timestep).cpu()
+            record.target_clean = self.denoiser.clean(combined, noisy, timestep).cpu()
         return after, record
 
     def _evaluate(
-        self, index: int, timestep: int, layout: Layout, rows: Tensor
+        self, index: int, timestep: float, layout: Layout, rows: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         reference_rows = None
         if layout.references:
@@ -99,7 +102,7 @@ class Loop:
         return reference_rows, *self._denoise(timestep, layout, reference_rows, rows)
 
     def _denoise(
-        self, timestep: int, layout: Layout, reference_rows: Tensor | None, rows: Tensor
+        self, timestep: float, layout: Layout, reference_rows: Tensor | None, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
         """One U-Net evaluation with the step's conditions: outputs of reference and targets."""
         condition = self.target_condition
@@ -115,7 +118,7 @@ class Loop:
         output = self.denoiser.model.denoise(joined, timestep, condition)
         return layout.split(output)
 
-    def _look_ahead(self, index: int, timestep: int, latents: Tensor) -> None:
+    def _look_ahead(self, index: int, timestep: float, latents: Tensor) -> None:
         """Evaluate the step without injection, for descriptors of its own."""
         assert self.session is not None
         layout = Layout(self.layout.halves, 1, self.layout.targets)
@@ -135,7 +138,7 @@ class Loop:
     def _describe(
         self,
         index: int,
-        timestep: int,
+        timestep: float,
         layout: Layout,
         target_clean: Tensor,
         reference_clean: Tensor,
@@ -144,7 +147,7 @@ class Loop:
         session, reference, matcher = self.session, self.reference, self.parts.matcher
         assert session is not None and reference is not None
 
-        def evaluate(reference_rows: Tensor | None, rows: Tensor, time: int) -> None:
+        def evaluate(reference_rows: Tensor | None, rows: Tensor, time: float) -> None:
             with torch.no_grad(), session.plain():
                 shown = Layout(layout.halves, int(reference_rows is not None), layout.targets)
                 self._denoise(time, shown, reference_rows, rows)
@@ -179,7 +182,7 @@ class Loop:
     def _look(
         self,
         index: int,
-        timestep: int,
+        timestep: float,
         layout: Layout,
         rows: Tensor,
         output: Tensor,
@@ -201,7 +204,7 @@ class Loop:
             self._describe(index, timestep, layout, target_clean, reference_clean)
         return self._guide(timestep, rows, output) if guided else output
 
-    def _guide(self, timestep: int, rows: Tensor, output: Tensor) -> Tensor:
+    def _guide(self, timestep: float, rows: Tensor, output: Tensor) -> Tensor:
         assert self.session is not None and self.reference is not None
         denoiser, grid = self.denoiser, tuple(rows.shape[-2:])
         abar, kind = denoiser.alpha_bar(timestep), denoiser.prediction_type
@@ -229,7 +232,7 @@ class Loop:
         unconditional, conditional = output.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
 
-    def _record(self, index: int, timestep: int, trace: bool) -> StepTrace | None:
+    def _record(self, index: int, timestep: float, trace: bool) -> StepTrace | None:
         if not trace:
             return None
         nothing = torch.empty(0)

@@ -162,7 +162,7 @@ class TextToImageModel:
         conditional, unconditional = self.encode_prompt(prompt, height, width)
         return unconditional if prompt == "" else conditional
 
-    def denoise(self, latents: Tensor, timestep: Tensor | int, condition: Condition) -> Tensor:
+    def denoise(self, latents: Tensor, timestep: Tensor | float, condition: Condition) -> Tensor:
         """One U-Net evaluation, (rows, C, h, w) -> (rows, C, h, w), in the prediction type of the
         checkpoint."""
         added = {"added_cond_kwargs": condition.added} if condition.added else {}

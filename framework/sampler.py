@@ -168,8 +168,8 @@ class Sampler:
     def _check_attachable(self, steps: int) -> bool:
         """Whether the reference takes part in a run; refuse now what could not be attached."""
         latent_size = self.model.latent_size(*self._size())
-        plan = Plan(self.parts, steps)
-        if self.parts.matcher.needs_truth and any(map(plan.describes, range(steps))):
+        plan = Plan(self.parts, len(self._denoiser(steps).timesteps))
+        if self.parts.matcher.needs_truth and any(map(plan.describes, range(plan.steps))):
             raise UserError(
                 f"Matcher '{self.parts.matcher.name}' needs the true correspondence, which is not "
                 "known while sampling; it serves dreammatcher match-bench. Choose another matcher, "
@@ -181,7 +181,13 @@ class Sampler:
         return plan.uses_reference
 
     def _denoiser(self, steps: int) -> Denoiser:
-        scheduler = make_scheduler(self.config.scheduler, self.pipe.scheduler)
+        config = self.config
+        scheduler = make_scheduler(
+            config.scheduler,
+            self.pipe.scheduler,
+            config.timestep_spacing,
+            config.scheduler_options,
+        )
         timesteps = timesteps_of(scheduler, steps, self.model.device)
         return Denoiser(self.model, scheduler, timesteps, *self._size())
 
@@ -235,7 +241,7 @@ class Sampler:
         denoiser = self._denoiser(steps)
         halves = 2 if scale > 1 else 1
         full = Layout(halves, 1, len(prompts))
-        plan = Plan(self.parts, steps)
+        plan = Plan(self.parts, len(denoiser.timesteps))
         reference = self.reference(steps) if plan.uses_reference else None
         conditions = self._conditions(prompts, halves)
         with ExitStack() as stack:

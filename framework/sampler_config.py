@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from framework.options import PartConfig, option
 from framework.preprocess import RESIZE_MODES
+from framework.schedule import SPACINGS
 
 
 @dataclass
@@ -15,6 +17,12 @@ class SamplerConfig(PartConfig):
     num_inference_steps: int = option(50, "denoising steps T", low=1, high=1000)
     guidance_scale: float = option(7.5, "classifier-free guidance; at most 1 turns it off", low=0.0)
     scheduler: str = option("DDIMScheduler", "diffusers scheduler class, or 'keep'")
+    timestep_spacing: str | None = option(
+        None, "how the timesteps are spaced; null: as the scheduler does", choices=(None, *SPACINGS)
+    )
+    scheduler_options: dict[str, Any] = option(
+        {}, "further arguments of the scheduler, e.g. {use_karras_sigmas: true}"
+    )
     reference_prompt: str = option("a photo of a {}", "prompt of the reference branch")
     reference_index: int = option(0, "which of the concept's images is the reference", low=0)
     resize: str = option("crop", "how the reference is brought to size", choices=RESIZE_MODES)

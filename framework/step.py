@@ -36,14 +36,14 @@ class StepOutputs:
     """
 
     index: int
-    timestep: int
+    timestep: float
     layout: Layout
     reference: Reference
     target_clean: Tensor
     reference_clean: Tensor
     decode: Callable[[Tensor], Tensor]
-    alpha_bar: Callable[[int], float] = _not_given
-    evaluate: Callable[[Tensor | None, Tensor, int], None] = _not_given
+    alpha_bar: Callable[[float], float] = _not_given
+    evaluate: Callable[[Tensor | None, Tensor, float], None] = _not_given
 
 
 def target_pictures(step: StepOutputs) -> Tensor:

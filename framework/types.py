@@ -179,11 +179,11 @@ class StepTrace:
 
     Attributes:
         step: index t from 0 (noise).
-        timestep: diffusion time.
+        timestep: diffusion time; not always a whole number.
         target_clean: predicted clean latents z0_hat^Y, (N, C, h, w).
         reference_clean: predicted clean latent of the reference branch (1, C, h, w), or None in
             steps where that branch does not run.
-        latents: the targets' latents *after* this step, (N, C, h, w).
+        latents: the targets' latents *after* this step, (N, C, h, w), in the scheduler's scale.
         matched: whether injection took place.
         flow: (B, H, W, 2) at the finest matched grid, or None.
         confidence: (B, H, W), or None.
@@ -192,7 +192,7 @@ class StepTrace:
     """
 
     step: int
-    timestep: int
+    timestep: float
     target_clean: Tensor
     latents: Tensor
     reference_clean: Tensor | None = None

@@ -5,7 +5,12 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
 
 from framework.errors import UserError
 from framework.schedule import (
@@ -15,6 +20,7 @@ from framework.schedule import (
     ddim_step,
     final_alpha_bar,
     from_eps,
+    levels_of,
     make_scheduler,
     predicted_clean,
     timesteps_of,
@@ -87,27 +93,104 @@ def test_a_ddim_of_the_pipeline_keeps_its_own_offset_and_end():
     assert not scheduler.config.clip_sample and own.config.clip_sample
 
 
-@pytest.mark.parametrize("name", FOLLOWED)
-def test_followed_schedulers(name):
-    """Latents have unit scale at the start, and the signal level is that of the timestep."""
-    scheduler = make_scheduler(name, ddim())
-    assert type(scheduler).__name__ == name and scheduler.init_noise_sigma == 1
-    times = timesteps_of(scheduler, 20, CPU)
-    assert len(set(times)) == 20 and times == sorted(times, reverse=True)
-    assert 0 < final_alpha_bar(scheduler) <= 1
-    assert final_alpha_bar(scheduler) >= alpha_bar(scheduler, times[-1])
-    if hasattr(scheduler, "sigmas"):
-        levels = 1 / (1 + scheduler.sigmas[:-1] ** 2)
-        expected = torch.tensor([alpha_bar(scheduler, time) for time in times])
-        torch.testing.assert_close(levels.float(), expected, atol=1e-4, rtol=1e-3)
+SIGMAS = [{"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True}]
+OPTIONS = {
+    "PNDMScheduler": [{}, {"skip_prk_steps": False}, {"timestep_spacing": "trailing"}],
+    "DDIMScheduler": [{}, {"timestep_spacing": "trailing"}],
+    "DPMSolverMultistepScheduler": [{}, {"use_lu_lambdas": True}, {"solver_order": 3}, *SIGMAS],
+    "EulerDiscreteScheduler": [{}, {"timestep_spacing": "leading"}, *SIGMAS],
+    "UniPCMultistepScheduler": [{}, {"solver_order": 3}, *SIGMAS],
+}
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, options) for name in FOLLOWED for options in OPTIONS.get(name, [{}, *SIGMAS[:1]])],
+)
+def test_what_a_followed_scheduler_shows_is_at_its_level(name, options, kind):
+    """A model that knows the one image there is moves along a straight line in (z0, eps), which
+    every solver follows exactly; each evaluation must stand on it at the level we say."""
+    scheduler = make_scheduler(name, ddim(prediction_type=kind), options=options)
+    assert type(scheduler).__name__ == name
+    times = timesteps_of(scheduler, 10, CPU)
+    levels = levels_of(scheduler)
+    assert len(times) == len(levels) == len(scheduler.timesteps) >= 10
+    assert times == sorted(times, reverse=True) and levels == sorted(levels)
+    assert 0 < levels[0] < levels[-1] <= final_alpha_bar(scheduler) + 1e-6 <= 1 + 1e-6
+    clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents, eps = noise * scheduler.init_noise_sigma, None
+    # PNDM extrapolates the model's output itself, and v is not constant along the line.
+    within = 0.2 if (name, kind) == ("PNDMScheduler", "v_prediction") else 2e-4
+    for moment, abar in zip(scheduler.timesteps, levels, strict=True):
+        shown = scheduler.scale_model_input(latents, moment)
+        predicted = (shown - abar**0.5 * clean) / (1 - abar) ** 0.5
+        eps = predicted if eps is None else eps
+        line = abar**0.5 * clean + (1 - abar) ** 0.5 * eps
+        torch.testing.assert_close(shown, line, atol=within, rtol=1e-4)
+        output = from_eps(predicted, shown, abar, kind)
+        latents = scheduler.step(output, moment, latents, return_dict=False)[0]
+    end = final_alpha_bar(scheduler)
+    line = end**0.5 * clean + (1 - end) ** 0.5 * eps
+    torch.testing.assert_close(latents, line, atol=0.2, rtol=0)
+
+
+def test_levels_are_those_of_the_models_timesteps():
+    for name in FOLLOWED:
+        scheduler = make_scheduler(name, ddim())
+        times = timesteps_of(scheduler, 20, CPU)
+        expected = [alpha_bar(scheduler, time) for time in times]
+        assert levels_of(scheduler) == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_time_between_two_of_the_models():
+    scheduler = ddim()
+    low, between, high = (alpha_bar(scheduler, time) for time in (500, 500.5, 501))
+    assert low > between > high and between == pytest.approx((low + high) / 2, rel=1e-3)
+    for time in (-1, 1000, 999.5):
+        with pytest.raises(UserError, match="outside the model's, 0 to 999"):
+            alpha_bar(scheduler, time)
+
+
+def test_timestep_spacing():
+    for spacing, first in (("leading", 901), ("trailing", 999)):
+        scheduler = make_scheduler("DDIMScheduler", ddim(), spacing)
+        assert timesteps_of(scheduler, 10, CPU)[0] == first
+    euler = make_scheduler("EulerDiscreteScheduler", ddim(), "trailing")
+    assert timesteps_of(euler, 10, CPU)[:2] == [999, 899]
+    for name in ("DDIMScheduler", "PNDMScheduler"):
+        with pytest.raises(UserError, match="'linspace' is not supported: it moves by a fixed"):
+            make_scheduler(name, ddim(), "linspace")
+    with pytest.raises(UserError, match="timestep_spacing is 'trailin'.*Did you mean 'trailing'"):
+        make_scheduler("DDIMScheduler", ddim(timestep_spacing="trailin"))
+
+
+STOCHASTIC = (
+    "DDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSDEScheduler",
+    "SASolverScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_stochastic_schedulers_are_refused_with_the_reason(name):
+    with pytest.raises(UserError, match=f"'{name}' is not supported: it adds fresh noise.*DDIM"):
+        make_scheduler(name, ddim())
 
 
 def test_unsupported_schedulers_are_refused_by_name():
-    for name in ("EulerDiscreteScheduler", "LMSDiscreteScheduler", "NoSuchScheduler"):
-        with pytest.raises(UserError, match=f"'{name}' is not supported: .*DDIMScheduler"):
-            make_scheduler(name, ddim())
-    with pytest.raises(UserError, match="'EulerDiscreteScheduler' is not supported"):
-        make_scheduler("keep", EulerDiscreteScheduler(**STABLE_DIFFUSION))
+    with pytest.raises(UserError, match="FlowMatchEuler.* is not supported: it is for flow-match"):
+        make_scheduler("FlowMatchEulerDiscreteScheduler", ddim())
+    with pytest.raises(UserError, match="'EDMEulerScheduler' is not supported: its noise levels"):
+        make_scheduler("EDMEulerScheduler", ddim())
+    with pytest.raises(UserError, match="Did you mean 'EulerDiscreteScheduler'"):
+        make_scheduler("EulerDiscretScheduler", ddim())
+    with pytest.raises(UserError, match="'EulerAncestralDiscreteScheduler' is not supported"):
+        make_scheduler("keep", EulerAncestralDiscreteScheduler(**STABLE_DIFFUSION))
     with pytest.raises(UserError, match="Prediction type 'flow_prediction' is not supported"):
         flow = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
         make_scheduler("keep", flow)
@@ -117,13 +200,14 @@ def test_unsupported_schedulers_are_refused_by_name():
     ("options", "message"),
     [
         ({"algorithm_type": "sde-dpmsolver++"}, "adds noise in every step"),
-        ({"use_karras_sigmas": True}, "use_karras_sigmas is not supported: its noise levels"),
-        ({"use_lu_lambdas": True}, "use_lu_lambdas is not supported"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas is not supported"),
+        ({"use_karas_sigmas": True}, "Unknown option of DPM.*Did you mean 'use_karras_sigmas'"),
+        ({"use_karras_sigmas": True, "use_beta_sigmas": True}, "cannot be made with"),
     ],
 )
 def test_unsupported_scheduler_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        make_scheduler("keep", DPMSolverMultistepScheduler(**STABLE_DIFFUSION, **options))
+        make_scheduler("DPMSolverMultistepScheduler", ddim(), options=options)
 
 
 @pytest.mark.parametrize("steps", [1000, 5000])

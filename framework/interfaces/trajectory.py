@@ -24,8 +24,8 @@ class ReferenceTrajectory(Part, ABC):
 
         Args:
             denoiser: the model with its sampling schedule, see
-                :class:`framework.denoiser.Denoiser`; ``denoiser.timesteps`` are the T steps,
-                noisiest first.
+                :class:`framework.denoiser.Denoiser`; ``denoiser.timesteps`` and
+                ``denoiser.alpha_bars`` belong to the T evaluations of sampling, noisiest first.
             clean: z0^X, (1, C, h, w).
 
         Returns:

@@ -25,10 +25,11 @@ class DDIMInversion(ReferenceTrajectory):
         condition = denoiser.condition("")
         latents, abar = clean, denoiser.final_alpha_bar
         collected = []
-        for timestep in progress(denoiser.timesteps[::-1], "inverting the reference"):
-            eps = denoiser.eps(latents, timestep, condition)
-            abar_next = denoiser.alpha_bar(timestep)
-            latents = ddim_step(eps, latents, abar, abar_next)
+        steps = list(zip(denoiser.timesteps, denoiser.alpha_bars, strict=True))[::-1]
+        for timestep, abar_next in progress(steps, "inverting the reference"):
+            if not collected or abar_next != abar:  # some schedulers evaluate a level twice
+                eps = denoiser.eps(latents, timestep, condition, abar_next)
+                latents = ddim_step(eps, latents, abar, abar_next)
             abar = abar_next
             collected.append(latents)
         return torch.stack(collected[::-1])

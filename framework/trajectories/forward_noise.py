@@ -34,5 +34,5 @@ class ForwardNoise(ReferenceTrajectory):
         """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
         generator = torch.Generator().manual_seed(STREAM + self.config.seed)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        abars = [denoiser.alpha_bar(timestep) for timestep in denoiser.timesteps]
-        return torch.stack([abar**0.5 * clean + (1 - abar) ** 0.5 * noise for abar in abars])
+        levels = denoiser.alpha_bars
+        return torch.stack([abar**0.5 * clean + (1 - abar) ** 0.5 * noise for abar in levels])

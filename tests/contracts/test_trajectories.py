@@ -31,8 +31,9 @@ def denoiser(pipe, steps=4, scheduler="DDIMScheduler"):
 @pytest.mark.parametrize("scheduler", FOLLOWED)
 def test_shape_values_and_ends(sd1, trajectory, clean, scheduler):
     before, random = clean.clone(), torch.random.get_rng_state()
-    latents = trajectory(denoiser(sd1, scheduler=scheduler), clean)
-    assert latents.shape == (4, 1, 4, 16, 16) and latents.dtype == clean.dtype
+    schedule = denoiser(sd1, scheduler=scheduler)
+    latents = trajectory(schedule, clean)
+    assert latents.shape == (len(schedule.timesteps), 1, 4, 16, 16) and latents.dtype == clean.dtype
     assert torch.isfinite(latents).all() and not latents.requires_grad
     assert latents[0].std() < 5  # the scale the U-Net is trained on
     distance = [(latent - clean).square().mean() for latent in latents]
