@@ -28,6 +28,7 @@ from framework.config_layers import (
 )
 from framework.errors import UserError, unknown_name
 from framework.metrics.config import EvaluationConfig
+from framework.nested import over
 from framework.options import PartConfig, config_class, option, options_of
 from framework.registry import REGISTRIES, import_plugin
 from framework.resources import config_file
@@ -222,7 +223,11 @@ def _part_section(kind: str, data: Layer) -> Layer:
     if "${" in name:
         name = resolved(data | {"name": name}, ["name"])["name"]
     cls = config_class(REGISTRIES[kind].get(name))
-    return _defaults(cls) | dict(section) | {"name": name}
+    defaults, section = _defaults(cls), dict(section)
+    for item in fields(cls):
+        if item.metadata.get("part") and isinstance(section.get(item.name), Mapping):
+            section[item.name] = over(defaults[item.name], section[item.name])
+    return defaults | section | {"name": name}
 
 
 def _defaults(cls: type) -> Layer:

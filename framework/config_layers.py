@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from framework.errors import UserError
+from framework.nested import over
 from framework.resources import config_file
 
 Layer = dict[str, Any]
@@ -100,7 +101,8 @@ def merge(base: Mapping[str, Any], layer: Mapping[str, Any], parts: Iterable[str
         layer: the upper one; its options win.
         parts: names of the sections that describe a part. Text instead of a mapping is the part's
             name there, and another name starts from that part's own defaults: no option of the
-            part it replaces is kept.
+            part it replaces is kept. Inside them mappings are merged likewise (a part may hold
+            other parts).
     """
     merged = dict(base)
     for key, value in layer.items():
@@ -109,7 +111,10 @@ def merge(base: Mapping[str, Any], layer: Mapping[str, Any], parts: Iterable[str
             value = {"name": value}
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             renamed = key in parts and value.get("name", old.get("name")) != old.get("name")
-            merged[key] = dict(value) if renamed else {**old, **value}
+            if key in parts:
+                merged[key] = dict(value) if renamed else over(old, value)
+            else:
+                merged[key] = {**old, **value}
         else:
             merged[key] = value
     return merged

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from framework.errors import UserError, check_range, nearest
+from framework.nested import checked, is_nested
 from framework.typed import shown
 
 
@@ -33,6 +34,9 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    part: str | None = None,
+    parts: str | None = None,
+    also: type | None = None,
 ) -> Any:
     """A dataclass field with help, and the values it permits.
 
@@ -42,8 +46,13 @@ def option(
         low: smallest permitted number (of every element, where the option is a list).
         high: largest permitted number.
         choices: the permitted values.
+        part: the option holds the section of another part of this kind, e.g. ``"matcher"``; see
+            :mod:`framework.nested`.
+        parts: it holds several of them, a mapping of label to section.
+        also: option dataclass of what may stand in each of those beside the part's own options.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    metadata: dict[str, Any] = {"help": help, "low": low, "high": high, "choices": choices}
+    metadata |= {"part": part, "parts": parts, "also": also}
     if type(default).__hash__ is None:  # lists, mappings, sets, dataclasses
         return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -56,6 +65,9 @@ class PartConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
+            if is_nested(item.metadata):
+                setattr(self, item.name, checked(item.metadata, value, item.name))
+                continue
             low, high = item.metadata.get("low"), item.metadata.get("high")
             many = value if isinstance(value, list | tuple) else [value]
             for element in many:

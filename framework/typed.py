@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from framework.errors import UserError, nearest
+from framework.nested import checked, is_nested
 
 #: What stands in a shipped file where the user must give a value.
 MANDATORY = "???"
@@ -32,6 +33,8 @@ def fill(section: str, cls: type, options: Any) -> Any:
     prefix = f"{section}." if section else ""
     typed = OmegaConf.structured(cls)
     known = [item.name for item in fields(cls)]
+    inner = {item.name: item.metadata for item in fields(cls) if is_nested(item.metadata)}
+    nested: dict[str, Any] = {}
     for key, value in options.items():
         if key not in known:
             raise UserError(
@@ -40,13 +43,17 @@ def fill(section: str, cls: type, options: Any) -> Any:
             )
         if value == MANDATORY:
             raise UserError(f"{prefix}{key} has no value yet; give one: {prefix}{key}=...")
+        if key in inner:
+            nested[key] = checked(inner[key], value, f"{prefix}{key}")
+            continue
         try:
             typed = OmegaConf.merge(typed, {key: value})
         except OmegaConfBaseException as error:
             expected = words(get_type_hints(cls).get(str(key), Any))
             raise UserError(f"{prefix}{key} is {shown(value)}; expected {expected}.") from error
     try:
-        return OmegaConf.to_object(typed)
+        made = OmegaConf.to_object(typed)
+        return replace(made, **nested) if nested else made  # type: ignore[type-var]
     except OmegaConfBaseException as error:
         raise UserError(f"{prefix or 'configuration'}: {str(error).splitlines()[0]}") from error
     except (UserError, ValueError) as error:

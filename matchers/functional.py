@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -62,8 +63,68 @@ def argmax_flow(target: Tensor, reference: Tensor, chunk: int | None = None) -> 
     """
     _, height, width, _ = target.shape
     index = nearest_neighbours(target.flatten(1, 2), reference.flatten(1, 2), chunk)
+    return cells(index, height, width)
+
+
+def cells(index: Tensor, height: int, width: int) -> Tensor:
+    """Flow of a match given as an index into the reference's cells.
+
+    Args:
+        index: int64 (B, H * W), row by row.
+        height: H.
+        width: W.
+
+    Returns:
+        (B, H, W, 2), (x, y) in whole cells.
+    """
     xy = torch.stack([index % width, index // width], dim=-1).float()
-    return xy.unflatten(1, (height, width)) - cell_grid(height, width, target.device)
+    return xy.unflatten(1, (height, width)) - cell_grid(height, width, index.device)
+
+
+@lru_cache(maxsize=16)
+def _offsets(radius: int) -> tuple[tuple[int, int], ...]:
+    span = range(-radius, radius + 1)
+    return tuple((x, y) for y in span for x in span)
+
+
+def window(index: Tensor, height: int, width: int, radius: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The cells around some cells of a grid.
+
+    Args:
+        index: int64 (n,), cells of an (H, W) grid, row by row.
+        height: H.
+        width: W.
+        radius: of the square window, in cells.
+
+    Returns:
+        Indices (n, K) with K = (2 radius + 1)^2, those outside the grid moved onto its border;
+        their (x, y), float32 (n, K, 2), likewise; and which of them lie inside, bool (n, K).
+    """
+    offsets = torch.tensor(_offsets(radius), device=index.device)
+    x, y = index[:, None] % width + offsets[:, 0], index[:, None] // width + offsets[:, 1]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    return y * width + x, torch.stack([x, y], dim=-1).float(), inside
+
+
+def soft_window(logits: Tensor, height: int, width: int, radius: int) -> tuple[Tensor, Tensor]:
+    """Expected position near the maximum, and how much of the whole softmax is there.
+
+    Args:
+        logits: (n, H * W), of every reference cell; may hold -inf.
+        height: H.
+        width: W.
+        radius: of the square window around the first maximum, in cells.
+
+    Returns:
+        (x, y) in cells (n, 2), the mean over the window under its softmax; and the share (n,) in
+        [0, 1] of the softmax over all cells that the window holds. Both pass gradients.
+    """
+    near, xy, inside = window(logits.argmax(dim=-1), height, width, radius)
+    local = logits.gather(1, near).masked_fill(~inside, float("-inf"))
+    share = (local.logsumexp(dim=-1) - logits.logsumexp(dim=-1)).exp()
+    position = (local.softmax(dim=-1)[..., None] * xy).sum(dim=1)
+    return position, share.clamp(0, 1)
 
 
 def resize_correspondence(matches: Correspondence, height: int, width: int) -> Correspondence:
