@@ -7,14 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from framework.errors import UserError
-from framework.extractors.pca import joint_pca
-from framework.geometry import resize_grid
+from framework.extractors.blocks import captured, describe_blocks
 from framework.interfaces import FeatureExtractor
-from framework.layers import anything, resolve
 from framework.options import PartConfig, option
 from framework.registry import EXTRACTORS
 from framework.step import StepOutputs
@@ -62,50 +56,11 @@ class DiffusionFeatures(FeatureExtractor):
     @contextmanager
     def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
         """Hook the chosen blocks; see the base class."""
-        blocks = resolve(unet, self.config.blocks, anything, "extractor.blocks")
-        self._captured: dict[str, Tensor] = {}
-        hooks = [
-            module.register_forward_hook(self._hook(name), with_kwargs=True)
-            for name, module in blocks.items()
-        ]
-        try:
+        with captured(unet, self.config.blocks, "extractor.blocks") as self._captured:
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self._captured = {}
-
-    def _hook(self, name: str) -> Any:
-        def keep(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            tensor = output[0] if isinstance(output, tuple) else output
-            if tensor.dim() != 4:
-                raise UserError(
-                    f"extractor.blocks: '{name}' returns shape {tuple(tensor.shape)}; expected "
-                    "(rows, channels, H, W): name a block, a resnet or an attention block."
-                )
-            self._captured[name] = tensor.detach()
-
-        return keep
 
     def describe(self, step: StepOutputs) -> Features:
         """See :meth:`framework.interfaces.FeatureExtractor.describe`."""
-        grids = [grid.permute(0, 2, 3, 1).float() for grid in self._captured.values()]
-        grids.sort(key=lambda grid: -grid.shape[1])  # finest first; the sort is stable
-        height, width = grids[0].shape[1:3]
-        share = None if self.config.pca is None else max(1, self.config.pca // len(grids))
-        targets, references = [], []
-        for grid in grids:
-            sized = resize_grid(grid, height, width, align_corners=True)
-            reference, target = step.layout.split(sized)
-            reference = step.layout.pair(reference)
-            if share is not None:
-                target, reference = joint_pca(target, reference, share)
-            targets.append(target)
-            references.append(reference)
-        return Features(
-            target=_unit(torch.cat(targets, -1)), reference=_unit(torch.cat(references, -1))
-        )
-
-
-def _unit(descriptors: Tensor) -> Tensor:
-    return descriptors / descriptors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        split = [step.layout.split(grid) for grid in self._captured.values()]
+        references = [step.layout.pair(reference) for reference, _ in split]
+        return describe_blocks([target for _, target in split], references, self.config.pca)

@@ -27,6 +27,13 @@ class InjectorConfig(PartConfig):
     )
     start_step: int = option(4, "first step (from 0, absolute) in which it acts", low=1)
     end_step: int | None = option(None, "step before which it stops; null: the last", low=1)
+    confidence_threshold: float | None = option(
+        None,
+        "confidence from which on a match is trusted, fully, and below which not at all; null: "
+        "every match counts as far as it is confident",
+        low=0.0,
+        high=1.0,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,11 +105,20 @@ class Injector(Part, ABC):
     def __call__(
         self, inputs: AttentionInputs, correspondence: Correspondence | None, masks: Masks
     ) -> Tensor:
-        """Attend, and check the output's shape.
+        """Attend with the matches that are trusted, and check the output's shape.
 
         Raises:
             UserError: the shape is not that of the query.
         """
-        output = self.attend(inputs, correspondence, masks)
+        output = self.attend(inputs, self._trusted(correspondence), masks)
         check_shape(f"{type(self).__name__}.attend", output, tuple(inputs.query.shape))
         return output
+
+    def _trusted(self, correspondence: Correspondence | None) -> Correspondence | None:
+        """The matches with a decision 0 / 1 as confidence, if a threshold is set."""
+        threshold = getattr(self.config, "confidence_threshold", None)
+        if correspondence is None or threshold is None:
+            return correspondence
+        confidence = correspondence.confidence
+        trusted = (confidence >= threshold) & (confidence > 0)
+        return Correspondence(correspondence.flow, trusted.to(confidence.dtype))

@@ -99,3 +99,16 @@ def test_a_wrong_output_is_refused(injector):
     wrong.attend = lambda *args: inputs.query[:, :, :-1]
     with pytest.raises(UserError, match=f"{type(injector).__name__}.attend has shape"):
         wrong(inputs, matches, masks)
+
+
+def test_the_threshold_makes_a_decision_of_the_confidence(injector):
+    if not injector.needs_correspondence:
+        pytest.skip("uses no matches")
+    inputs, matches, masks = case()
+    decided = Correspondence(matches.flow, (matches.confidence >= 0.6).float())
+    strict = type(injector)(confidence_threshold=0.6)
+    assert torch.equal(strict(inputs, matches, masks), injector(inputs, decided, masks))
+    none = Correspondence(matches.flow, torch.zeros_like(matches.confidence))
+    lenient = type(injector)(confidence_threshold=0.0)
+    plain = attention(inputs.query, inputs.key, inputs.value)
+    assert torch.equal(lenient(inputs, none, masks), plain)

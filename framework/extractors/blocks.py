@@ -1,0 +1,88 @@
+"""Reading the outputs of chosen U-Net blocks, and bringing them to one grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.errors import UserError
+from framework.extractors.pca import joint_pca
+from framework.geometry import resize_grid
+from framework.layers import anything, resolve
+from framework.types import Features
+
+
+@contextmanager
+def captured(unet: Any, patterns: Sequence[str], what: str) -> Iterator[dict[str, Tensor]]:
+    """While it lasts the mapping holds what each chosen block gave in the last evaluation.
+
+    Args:
+        unet: the denoising network.
+        patterns: regular expressions on module paths.
+        what: the option they come from, for messages.
+
+    Yields:
+        Module path -> (rows, channels, H, W), detached.
+
+    Raises:
+        UserError: a pattern matches nothing, or a module that returns no grid.
+    """
+    found: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def keep(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            if tensor.dim() != 4:
+                raise UserError(
+                    f"{what}: '{name}' returns shape {tuple(tensor.shape)}; expected "
+                    "(rows, channels, H, W): name a block, a resnet or an attention block."
+                )
+            found[name] = tensor.detach()
+
+        return keep
+
+    blocks = resolve(unet, patterns, anything, what)
+    hooks = [
+        module.register_forward_hook(hook(name), with_kwargs=True)
+        for name, module in blocks.items()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in hooks:
+            handle.remove()
+        found.clear()
+
+
+def describe_blocks(
+    targets: Sequence[Tensor], references: Sequence[Tensor], pca: int | None
+) -> Features:
+    """Descriptors from several grids: finest first, resized to the finest, each with its own PCA.
+
+    Args:
+        targets: one grid for each block, (B, C, h, w).
+        references: likewise, beside each target.
+        pca: components in all, shared equally by the blocks; None: no PCA.
+    """
+    order = sorted(range(len(targets)), key=lambda i: -targets[i].shape[2])  # stable
+    height, width = targets[order[0]].shape[2:]
+    share = None if pca is None else max(1, pca // len(order))
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for i in order:
+        pair = [
+            resize_grid(grid.permute(0, 2, 3, 1).float(), height, width, align_corners=True)
+            for grid in (targets[i], references[i])
+        ]
+        projected = pair if share is None else joint_pca(pair[0], pair[1], share)
+        for side, grid in zip(found, projected, strict=True):
+            side.append(grid)
+    return Features(target=unit(torch.cat(found[0], -1)), reference=unit(torch.cat(found[1], -1)))
+
+
+def unit(descriptors: Tensor) -> Tensor:
+    """L2-normalise over the last axis; zeros stay zeros."""
+    return descriptors / descriptors.norm(dim=-1, keepdim=True).clamp_min(1e-12)

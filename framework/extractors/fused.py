@@ -1,0 +1,96 @@
+"""Several extractors side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.errors import UserError
+from framework.extractors.blocks import unit
+from framework.geometry import resize_grid
+from framework.interfaces import FeatureExtractor
+from framework.nested import build, split
+from framework.options import PartConfig, option
+from framework.registry import EXTRACTORS
+from framework.step import StepOutputs
+from framework.types import Features
+
+
+@dataclass
+class FusedShare(PartConfig):
+    """What each of the extractors has beside its own options."""
+
+    weight: float = option(1.0, "its share in the similarity, relative to the others'", low=0.0)
+
+
+@dataclass
+class FusedConfig(PartConfig):
+    """Options of :class:`Fused`."""
+
+    extractors: Any = option(
+        {"diffusion": {}, "dino": {}},
+        "name: its options and its weight, for each extractor; a label with a name: inside serves "
+        "where one is used twice",
+        parts="extractor",
+        also=FusedShare,
+    )
+
+
+@EXTRACTORS.register("fused")
+class Fused(FeatureExtractor):
+    """Several extractors, each normalised, weighted, concatenated ("SD + DINO").
+
+    Every extractor's descriptors are resized to the finest grid among them and normalised; they
+    are joined with the square roots of their weights, so the cosine similarity of the whole is the
+    weighted mean of theirs (as Zhang et al., NeurIPS 2023, fuse Stable Diffusion and DINO). An
+    extractor of weight 0 is left out. Cost: the sum of its extractors'.
+    """
+
+    Config = FusedConfig
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inner: list[FeatureExtractor] = []
+        self.weights: list[float] = []
+        for section in self.config.extractors.values():
+            own, share = split(section, FusedShare)
+            if share["weight"] > 0:
+                self.inner.append(build("extractor", own))
+                self.weights.append(share["weight"])
+        if not self.inner:
+            raise UserError(
+                "extractors is empty; name at least one with a weight above 0, e.g. "
+                "extractors: {diffusion: {weight: 1}, dino: {weight: 0.5}}."
+            )
+        steps = {each.current for each in self.inner if hasattr(each.config, "step")}
+        if len(steps) > 1:
+            raise UserError(
+                "extractors use activations of the previous and of the current step; the sampler "
+                "shows all of them the same step, so give them one value of step."
+            )
+        self.current = any(each.current for each in self.inner)
+
+    @contextmanager
+    def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
+        """Attach every extractor; see the base class."""
+        with ExitStack() as stack:
+            for each in self.inner:
+                stack.enter_context(each.attach(unet))
+            yield
+
+    def describe(self, step: StepOutputs) -> Features:
+        """See :meth:`framework.interfaces.FeatureExtractor.describe`."""
+        found = [each(step) for each in self.inner]
+        height, width = max((each.target.shape[1:3] for each in found), key=lambda s: s[0] * s[1])
+
+        def join(grids: list[Tensor]) -> Tensor:
+            sized = [unit(resize_grid(grid, height, width)) for grid in grids]
+            scaled = [grid * weight**0.5 for grid, weight in zip(sized, self.weights, strict=True)]
+            return unit(torch.cat(scaled, dim=-1))
+
+        return Features(join([f.target for f in found]), join([f.reference for f in found]))

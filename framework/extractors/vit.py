@@ -1,0 +1,146 @@
+"""Vision transformers of timm as dense encoders: loading them, and pictures to token grids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from timm.data import resolve_data_config
+from torch import Tensor
+
+from framework.errors import UserError
+from framework.resources import resolve_path
+
+
+class DenseEncoder:
+    """Pictures of any size -> grids of patch tokens.
+
+    Args:
+        model: a timm model with ``forward_intermediates``.
+        layers: indices of the blocks whose tokens are read; negative ones count from the last.
+        size: shorter side the picture is resized to, in pixels; None: its own size.
+    """
+
+    def __init__(self, model: Any, layers: list[int], size: int | None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.layers, self.size = layers, size
+        own = resolve_data_config({}, model=model)
+        self.mean, self.std = (torch.tensor(own[key])[:, None, None] for key in ("mean", "std"))
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", 32)
+        self.patch = patch if isinstance(patch, tuple) else (patch, patch)
+
+    def to(self, device: torch.device) -> DenseEncoder:
+        """Move the network."""
+        self.model.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> list[Tensor]:
+        """Pictures (n, 3, H, W) in [-1, 1] -> for each layer tokens (n, C, h, w), float32."""
+        pixels = (self._sized(pictures.float().clamp(-1, 1)) + 1) / 2
+        pixels = (pixels - self.mean) / self.std
+        grids = [self._tokens(pixels[start : start + 8]) for start in range(0, len(pixels), 8)]
+        return [torch.cat(grid).float() for grid in zip(*grids, strict=True)]
+
+    def _sized(self, pictures: Tensor) -> Tensor:
+        """Resize to whole patches, at least one each way, keeping the aspect ratio about."""
+        height, width = pictures.shape[-2:]
+        factor = 1.0 if self.size is None else self.size / min(height, width)
+        sides = tuple(
+            max(1, round(side * factor / patch)) * patch
+            for side, patch in zip((height, width), self.patch, strict=True)
+        )
+        if sides == (height, width):
+            return pictures
+        return F.interpolate(
+            pictures, size=sides, mode="bicubic", antialias=True, align_corners=False
+        )
+
+    def _tokens(self, pixels: Tensor) -> list[Tensor]:
+        return self.model.forward_intermediates(
+            pixels, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+
+
+def load_encoder(
+    model: str, architecture: str | None, layers: list[int], size: int | None
+) -> DenseEncoder:
+    """Load an encoder; weights are read without executing code of theirs.
+
+    Args:
+        model: a folder as timm saves it (``package:NAME/PATH`` and ``local-dir:PATH`` too), a file
+            of weights, or a timm name.
+        architecture: timm name of the architecture, for a file.
+        layers: see :class:`DenseEncoder`.
+        size: likewise.
+
+    Raises:
+        UserError: it cannot be loaded, is no network with intermediate grids, or has not that many
+            layers.
+    """
+    options: dict[str, Any] = {"pretrained": True, "num_classes": 0}
+    path = resolve_path(model.removeprefix("local-dir:"))
+    if path.is_dir():
+        name = f"local-dir:{path}"
+    elif path.is_file():
+        if architecture is None:
+            raise UserError(
+                f"extractor.model '{model}' is a file of weights; name what it belongs to: "
+                "extractor.architecture=vit_small_patch16_dinov3, say."
+            )
+        _check_safe(path)
+        name = architecture
+        options["pretrained_cfg_overlay"] = {"file": str(path), "source": "file"}
+    elif model.startswith((".", "/", "~", "package:", "local-dir:")):
+        raise UserError(
+            f"extractor.model '{model}' does not exist; expected a folder or file of weights, or a "
+            "timm name."
+        )
+    else:
+        name = model
+    random = torch.random.get_rng_state()  # drawn from by initial weights
+    try:
+        try:
+            made = timm.create_model(name, dynamic_img_size=True, **options)
+        except TypeError:  # a network that takes any size as it is
+            made = timm.create_model(name, **options)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"extractor.model '{model}' cannot be loaded: "
+            f"{(lines[0] if lines else type(error).__name__)[:300]} Give a timm name that can be "
+            "had, or a local folder or file."
+        ) from error
+    finally:
+        torch.random.set_rng_state(random)
+    if not hasattr(made, "forward_intermediates"):
+        raise UserError(
+            f"extractor.model '{model}' is a {type(made).__name__}, whose inner grids timm does "
+            "not offer; choose a vision transformer."
+        )
+    depth = len(getattr(made, "blocks", ())) or max(map(abs, layers)) + 1
+    if any(not -depth <= layer < depth for layer in layers):
+        raise UserError(
+            f"extractor.layers is {layers}; the model has {depth} layers, numbered from 0 (or from "
+            "-1 backwards)."
+        )
+    return DenseEncoder(made, sorted(layer % depth for layer in layers), size)
+
+
+def _check_safe(path: Path) -> None:
+    """Refuse a file that is no weights, or cannot be read without executing code."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(str(path), "pt"):
+                return
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, Exception) as error:  # many classes, all mean the same here
+        raise UserError(
+            f"extractor.model '{path}' cannot be read as weights alone: it is damaged, or holds "
+            "more than tensors. Save it as .safetensors or as a plain state dict."
+        ) from error
