@@ -92,6 +92,26 @@ def _worded(target: Path, temporary: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def plain_disk_errors(target: Path) -> Iterator[None]:
+    """Word a full or forbidden disk plainly, also where a library hides the system's error.
+
+    safetensors raises an exception of its own that only quotes the system.
+    """
+    try:
+        with _worded(target, target):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise UserError(
+                f"{target} cannot be written: the disk is full. Free some space, or choose another "
+                "folder; nothing of it was kept."
+            ) from error
+        raise
+
+
 def _reachable(folder: Path) -> bool:
     try:
         return folder.is_dir()

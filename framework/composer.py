@@ -12,6 +12,7 @@ from framework.concepts import load_concept
 from framework.config import Config, load_config
 from framework.loading import load_pipeline
 from framework.parts import Parts
+from framework.personalize import plug_in
 from framework.resources import resolve_path
 from framework.sampler import Sampler
 from framework.types import Concept
@@ -51,8 +52,8 @@ def compose(
         UserError: whatever in the configuration cannot be used.
     """
     typed = load_config(config, overrides)
-    chosen = concept or load_concept(typed.concept)
+    chosen = concept or load_concept(typed)
     model = pipe if pipe is not None else load_pipeline(typed.model)
     if typed.concept.weights is not None:
-        typed.part("personalizer").load(model, resolve_path(typed.concept.weights), chosen)
+        plug_in(model, resolve_path(typed.concept.weights), chosen, typed)
     return Sampler(model, chosen, build_parts(typed), typed.sampler)

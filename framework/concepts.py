@@ -6,6 +6,7 @@ The folder may hold a ``concept.yaml`` with ``class_name`` and, if wanted, ``pla
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -13,44 +14,55 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from framework.atomic import write_atomic
-from framework.config import ConceptConfig
+from framework.config import ConceptConfig, Config
 from framework.errors import UserError, unknown_name
 from framework.images import load_images
 from framework.resources import resolve_path
 from framework.types import Concept
 
+logger = logging.getLogger(__name__)
+
 CONCEPT_FILE = "concept.yaml"
 KEYS = ("class_name", "placeholder", "name")
 
 
-def load_concept(config: ConceptConfig) -> Concept:
+def load_concept(config: Config | ConceptConfig) -> Concept:
     """Find the concept's folder, read its pictures, and decide how it is called.
 
     Args:
-        config: ``path`` names the folder, else ``name`` one below ``library``.
+        config: the configuration, or its concept section alone; ``path`` names the folder, else
+            ``name`` one below ``library``.
 
     Returns:
-        The concept. Its placeholder is ``<name>`` unless given; an empty one means a model that is
-        not personalized.
+        The concept. Its placeholder is the one given; else what comes with the weights says (a
+        ``concept.yaml`` beside them, or the word in the file); else what the folder's
+        ``concept.yaml`` says; else what the personalizer makes of the name, usually ``<name>``. An
+        empty one means a model that is not personalized.
 
     Raises:
         UserError: no folder is named or there is none; a picture in it cannot be used; or nothing
             says what class of thing it is.
     """
+    whole, config = (config, config.concept) if isinstance(config, Config) else (None, config)
     folder = _folder(config)
     pairs = load_images(folder)
     said = read_concept_file(folder)
+    learned = _said_by_weights(config)
     name = safe_name(str(config.name or said.get("name") or folder.resolve().name))
-    class_name = config.class_name or said.get("class_name")
-    if not class_name:
+    class_name = config.class_name or said.get("class_name") or learned.get("class_name") or ""
+    if not class_name.strip():
         raise UserError(
             f"Nothing says what '{folder}' shows. Give its plain noun, concept.class_name=duck for "
             f"example, or write '{CONCEPT_FILE}' there with the line 'class_name: duck'."
         )
-    placeholder = said.get("placeholder") if config.placeholder is None else config.placeholder
+    placeholder = config.placeholder
+    if placeholder is None:
+        placeholder = learned.get("placeholder", said.get("placeholder"))
+    if placeholder is None:
+        placeholder = f"<{name}>" if whole is None else _word(whole, name)
     return Concept(
         name=name,
-        placeholder=f"<{name}>" if placeholder is None else placeholder.strip(),
+        placeholder=placeholder.strip(),
         class_name=" ".join(class_name.split()),
         images=tuple(image for _, image in pairs),
         sources=tuple(file for file, _ in pairs),
@@ -112,6 +124,44 @@ def write_concept_file(
 def safe_name(text: str) -> str:
     """A lower-case name of letters, digits, ``-`` and ``_``, fit for files and prompts."""
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-") or "concept"
+
+
+def _said_by_weights(config: ConceptConfig) -> dict[str, str]:
+    """What learned weights say of their concept; empty without weights."""
+    if config.weights is None:
+        return {}
+    from framework.weights.recognise import recognise
+
+    path = resolve_path(config.weights)
+    if not path.exists():
+        return {}  # said when they are loaded
+    try:
+        found = recognise(path)
+    except UserError:
+        return {}  # a format of a plug-in's own, or said when they are loaded
+    said = {"placeholder": found.word} if found.word else {}
+    for place in (path if path.is_dir() else path.parent, found.path.parent):
+        beside = read_concept_file(place)
+        if beside:
+            return said | {k: v for k, v in beside.items() if k != "name"}
+    return said
+
+
+def _word(config: Config, name: str) -> str:
+    """The placeholder a personalizer gives a concept that names none."""
+    from framework.personalize import personalizer_for
+
+    if config.concept.weights is None:
+        return config.part("personalizer").word(name)
+    personalizer = personalizer_for(resolve_path(config.concept.weights), config)
+    word = personalizer.word(name)
+    if word != f"<{name}>":
+        logger.warning(
+            "Nothing says under which word the weights were learned; '%s' is assumed. Give "
+            "concept.placeholder= if it was another ('\"\"' for none).",
+            word,
+        )
+    return word
 
 
 def _folder(config: ConceptConfig) -> Path:

@@ -5,6 +5,8 @@ A file may begin with ``base: [names or paths]``; those are merged first, in ord
 Each part has a section of its kind (``matcher: {name: cycle_argmax, cycle_threshold: 0.4}``); a
 section that changes ``name`` starts from that part's own defaults, keeping nothing of the part it
 replaces. ``${section.key}`` stands for another value.
+The personalizer of a name starts from its entry in ``personalizers``, if that has one, so that a
+method brings the settings that suit the model; that section is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -85,6 +87,7 @@ class Config:
     matcher: dict[str, Any] = field(default_factory=lambda: {"name": "cycle_argmax"})
     injector: dict[str, Any] = field(default_factory=lambda: {"name": "appearance_matching"})
     guidance: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    personalizers: dict[str, Any] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=lambda: ["a photo of a {}"])
     seeds: list[int] = field(default_factory=lambda: [0])
     seed: int = 0
@@ -176,6 +179,7 @@ def _typed(data: Layer) -> Config:
             raise unknown_name("configuration key", str(key), known)
     _import_plugins(resolved(data, ["plugins"]).get("plugins"))
     complete = resolved(_with_defaults(data))
+    _check_methods(complete["personalizers"])
     names = {kind: complete[kind].pop("name") for kind in REGISTRIES}
     for kind, name in names.items():
         cls = config_class(REGISTRIES[kind].get(name))
@@ -227,7 +231,19 @@ def _part_section(kind: str, data: Layer) -> Layer:
     for item in fields(cls):
         if item.metadata.get("part") and isinstance(section.get(item.name), Mapping):
             section[item.name] = over(defaults[item.name], section[item.name])
-    return defaults | section | {"name": name}
+    methods = data["personalizers"] if kind == "personalizer" else {}
+    suited = methods.get(name) if isinstance(methods, Mapping) else None
+    return defaults | dict(suited or {}) | section | {"name": name}
+
+
+def _check_methods(methods: Any) -> None:
+    """Refuse unknown methods and options under ``personalizers``."""
+    if not isinstance(methods, Mapping):
+        raise UserError(
+            f"personalizers is {methods!r}; expected a mapping of methods to their options."
+        )
+    for name, options in methods.items():
+        fill(f"personalizers.{name}", config_class(REGISTRIES["personalizer"].get(name)), options)
 
 
 def _defaults(cls: type) -> Layer:

@@ -109,7 +109,9 @@ def merge(base: Mapping[str, Any], layer: Mapping[str, Any], parts: Iterable[str
         old = merged.get(key)
         if key in parts and isinstance(value, str) and not value.startswith("${"):
             value = {"name": value}
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
+        if key == "personalizers":  # they suit one model; another model's go altogether
+            merged[key] = value
+        elif isinstance(old, Mapping) and isinstance(value, Mapping):
             renamed = key in parts and value.get("name", old.get("name")) != old.get("name")
             if key in parts:
                 merged[key] = dict(value) if renamed else over(old, value)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from framework.atomic import write_atomic
 from framework.config import Config, to_plain
+from framework.errors import UserError
+from framework.registry import PERSONALIZERS
 from framework.resources import resolve_path
 from framework.types import Concept
+from framework.weights.recognise import recognise
+
+logger = logging.getLogger(__name__)
 
 NOTE = "learned.json"
 
@@ -63,6 +70,52 @@ def learn(pipe: Any, concept: Concept, config: Config, folder: Path) -> Learned:
     }
     write_atomic(note, json.dumps(said, indent=2).encode())
     return Learned(Path(path), seconds, False)
+
+
+def personalizer_for(path: Path, config: Config) -> Any:
+    """The personalizer that loads some weights: found out from them, whatever is configured.
+
+    Args:
+        path: file or folder.
+        config: the configured personalizer is taken if it loads the format, or if the format is not
+            known (a plug-in's own); else the method that does, with its entry in ``personalizers``.
+
+    Raises:
+        UserError: the weights do not exist, or nothing loads them.
+    """
+    configured = config.part("personalizer")
+    if not path.exists():
+        recognise(path)
+    try:
+        kind = recognise(path).kind
+    except UserError:
+        if configured.formats:
+            raise
+        return configured
+    if kind in configured.formats:
+        return configured
+    return PERSONALIZERS.get(kind)(**config.personalizers.get(kind, {}))
+
+
+def plug_in(pipe: Any, path: Path, concept: Concept, config: Config) -> Callable[[], None]:
+    """Load weights of any known format into a pipeline.
+
+    Args:
+        pipe: the pipeline.
+        path: file or folder.
+        concept: names the placeholder.
+        config: see :func:`personalizer_for`.
+
+    Returns:
+        A function that restores the pipeline.
+
+    Raises:
+        UserError: nothing loads them, or they do not fit the model.
+    """
+    personalizer = personalizer_for(path, config)
+    if personalizer.formats:
+        logger.info("Found %s in %s.", recognise(path).text, path)
+    return personalizer.load(pipe, path, concept)
 
 
 def fingerprint(concept: Concept, config: Config) -> str:

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             "concept.path, and give concept.library if it is your own."
         )
     configs = {name: replace(config, concept=replace(config.concept, name=name)) for name in names}
-    concepts = {name: load_concept(each.concept) for name, each in configs.items()}
+    concepts = {name: load_concept(each) for name, each in configs.items()}
     folder = Path(config.output or "runs/compare").expanduser()
     logger.info("Loading the models ...")
     pipe = load_pipeline(config.model)

@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     from framework.metrics.judge import Judge
     from framework.metrics.loading import load_encoders
     from framework.metrics.scale import other_concepts
-    from framework.personalize import learn
+    from framework.personalize import learn, plug_in
     from framework.runs import open_run
 
-    concept = load_concept(config.concept)
+    concept = load_concept(config)
     if config.concept.path is not None and config.model.path in config.model.notes:
         logger.warning("Note: %s", config.model.notes[config.model.path])
     logger.info("Loading the models ...")
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     learned = learn(pipe, concept, config, folder / "personalizer")
     if learned.reused:
         logger.info("Its weights are there already and are used again.")
-    restore = config.part("personalizer").load(pipe, learned.path, concept)
+    restore = plug_in(pipe, learned.path, concept, config)
     try:
         logger.info("Drawing %d picture(s) with either arm ...", _count(config))
         from framework.cli.results import traced_cells

@@ -12,6 +12,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import time
 from dataclasses import replace
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
             f"concept.weights is '{config.concept.weights}', which is for using learned weights; "
             "this command learns them. Leave it out."
         )
-    concept = load_concept(config.concept)
+    concept = load_concept(config)
     kind = config.personalizer["name"]
     default = Path("runs", "train", f"{concept.name}-{kind.replace(':', '.')}")
     personalizer = config.part("personalizer")
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
     )
     started = time.monotonic()
     weights = personalizer.train(pipe, concept, folder, seed=config.seed)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # one of several processes that train together; the first one tells
     print(f"Done in {time.monotonic() - started:.0f} s. Weights: {weights}")
     print(f"Use them:\n  {usage(args, concept, weights)}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from framework.interfaces.part import Part
 from framework.types import Concept
@@ -19,8 +19,21 @@ class Personalizer(Part, ABC):
       must leave the pipeline as it found it: what was learned comes back through :meth:`load`.
     * :meth:`load` puts saved weights into a pipeline and returns a function that takes them out
       again.
-    * :meth:`check`, if it can tell early that :meth:`train` would refuse.
+    * :meth:`check`, if it can tell early that :meth:`train` would refuse;
+    * :attr:`formats`, the formats of :mod:`framework.weights` it loads, if it shares any;
+    * :meth:`word`, if a concept that names no placeholder is not to be called ``<name>``.
     """
+
+    #: Names of the recognised weight formats that :meth:`load` takes.
+    formats: ClassVar[tuple[str, ...]] = ()
+
+    def word(self, name: str) -> str:
+        """The placeholder of a concept that was given none.
+
+        Args:
+            name: the concept's short name.
+        """
+        return f"<{name}>"
 
     def check(self, pipe: Any, concept: Concept) -> None:  # noqa: B027 - nothing to check is fine
         """Refuse what cannot be learned, quickly and before anything is written.

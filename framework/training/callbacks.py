@@ -1,14 +1,17 @@
-"""Lightning callbacks: a progress bar, and checkpoints that are whole or absent."""
+"""Lightning callbacks: progress, running mean, checkpoints whole or absent, validation images."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from framework.atomic import write_atomic
@@ -35,16 +38,18 @@ class Bar(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
         """Begin where training begins."""
-        self._bar = progress((), self.label, total=self.steps, initial=trainer.global_step)
+        self._done = trainer.global_step
+        self._bar = progress((), self.label, total=self.steps, initial=self._done)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, index: int
     ) -> None:
-        """One step on."""
+        """One batch on."""
         loss = float(outputs["loss"])
         self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
         self._bar.set_postfix(loss=f"{self._loss:.4f}", refresh=False)
-        self._bar.update(1)
+        self._bar.update(trainer.global_step - self._done)
+        self._done = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, system: Any) -> None:
         """Close it."""
@@ -56,7 +61,36 @@ class Bar(pl.Callback):
             self._bar.close()
 
 
-class Checkpoints(pl.Callback):
+class EachUpdate(pl.Callback):
+    """Calls :meth:`updated` once an update, however many batches one takes."""
+
+    _seen = 0
+
+    def on_train_start(self, trainer: pl.Trainer, system: Any) -> None:
+        """Begin where training begins."""
+        self._seen = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Notice an update."""
+        if trainer.global_step != self._seen:
+            self._seen = trainer.global_step
+            self.updated(trainer, system)
+
+    def updated(self, trainer: pl.Trainer, system: Any) -> None:
+        """What is to be done."""
+
+
+class Averaging(EachUpdate):
+    """Lets the system's running mean follow; stands before :class:`Checkpoints`."""
+
+    def updated(self, trainer: pl.Trainer, system: Any) -> None:
+        """Follow."""
+        system.follow()
+
+
+class Checkpoints(EachUpdate):
     """A checkpoint every so many updates and at the end, the latest ones kept.
 
     Args:
@@ -68,15 +102,79 @@ class Checkpoints(pl.Callback):
     def __init__(self, folder: Path, every: int, keep: int = 2) -> None:
         self.folder, self.every, self.keep = folder, every, keep
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, system: Any, outputs: Any, batch: Any, index: int
-    ) -> None:
+    def updated(self, trainer: pl.Trainer, system: Any) -> None:
         """Save when it is time."""
         step = trainer.global_step
         if step % self.every == 0 or step >= system.optimization.steps:
             trainer.save_checkpoint(self.folder / f"step-{step:06d}.ckpt")
-            for path in list_checkpoints(self.folder)[self.keep :]:
-                path.unlink(missing_ok=True)
+            if trainer.is_global_zero:
+                for path in list_checkpoints(self.folder)[self.keep :]:
+                    path.unlink(missing_ok=True)
+
+
+class Previews(EachUpdate):
+    """Validation images of what has been learned so far, drawn by the stock pipeline.
+
+    Each is drawn from the same noise every time, and from generators of its own: training does not
+    notice.
+
+    Args:
+        folder: where they go, as ``step-000100-0.png``.
+        every: updates between them.
+        prompts: one picture each, the concept filled in.
+        steps: denoising steps.
+        guidance: classifier-free guidance.
+    """
+
+    def __init__(
+        self, folder: Path, every: int, prompts: Sequence[str], steps: int, guidance: float
+    ) -> None:
+        self.folder, self.every, self.prompts = folder, every, list(prompts)
+        self.steps, self.guidance = steps, guidance
+
+    def updated(self, trainer: pl.Trainer, system: Any) -> None:
+        """Draw when it is time."""
+        step = trainer.global_step
+        if trainer.is_global_zero and (step % self.every == 0 or step >= system.optimization.steps):
+            for index, picture in enumerate(
+                draw_plain(system.pipe, self.prompts, 0, self.steps, self.guidance)
+            ):
+                write_atomic(self.folder / f"step-{step:06d}-{index}.png", picture.save)
+
+
+def draw_plain(
+    pipe: Any, prompts: Sequence[str], seed: int, steps: int, guidance: float
+) -> Iterator[Image.Image]:
+    """Pictures by the stock pipeline, one by one; prompt k from seed ``seed + k``.
+
+    Nothing of the pipeline or of global random state is changed.
+    """
+    scheduler, config = pipe.scheduler, getattr(pipe, "_progress_bar_config", {})
+    device = next(pipe.unet.parameters()).device
+    try:
+        pipe.scheduler = type(scheduler).from_config(scheduler.config)
+        pipe.set_progress_bar_config(disable=True)
+        for index, prompt in enumerate(prompts):
+            with torch.no_grad(), _one_type(pipe, device):
+                generator = torch.Generator().manual_seed(seed + index)
+                yield pipe(
+                    prompt,
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    generator=generator,
+                ).images[0]
+    finally:
+        pipe.scheduler = scheduler
+        pipe.set_progress_bar_config(**config)
+
+
+@contextmanager
+def _one_type(pipe: Any, device: torch.device) -> Iterator[None]:
+    """Autocast where trained weights are float32 beside frozen ones in half precision."""
+    types = {next(part.parameters()).dtype for part in (pipe.unet, pipe.text_encoder, pipe.vae)}
+    half = next((each for each in types if each != torch.float32), None)
+    with torch.autocast(device.type, half, enabled=half is not None and len(types) > 1):
+        yield
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

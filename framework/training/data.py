@@ -19,6 +19,9 @@ from torch.utils.data import IterableDataset
 from framework.model import TextToImageModel
 from framework.preprocess import prepare_image
 
+#: Places a picture that is not square is cut at, with ``crop: random``.
+RANDOM_CROPS = 4
+
 
 @dataclass  # not frozen: Lightning fills a copy with the moved tensors
 class Batch:
@@ -29,12 +32,14 @@ class Batch:
         noise: eps, the same shape.
         timesteps: diffusion times, (b,), int64.
         prompts: b sentences, the concept filled in.
+        shares: what each element's loss counts for, (b,); None: 1 / b each.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     prompts: list[str]
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,56 @@ class CachedLatents:
     std: Tensor
 
 
+@dataclass(frozen=True)
+class Prior:
+    """Pictures of the class that must not change.
+
+    Attributes:
+        latents: theirs.
+        prompt: the sentence that names the class alone.
+        batch_size: how many of them a batch holds beside the references.
+        weight: of their mean loss, beside the references' mean loss.
+    """
+
+    latents: CachedLatents
+    prompt: str
+    batch_size: int
+    weight: float
+
+
+def views(
+    image: Image.Image, height: int, width: int, crop: str, seed: int = 0
+) -> list[torch.Tensor]:
+    """A picture as the model's squares.
+
+    Args:
+        image: the picture.
+        height: rows in pixels.
+        width: columns.
+        crop: ``center``; ``stretch``; or ``random``: :data:`RANDOM_CROPS` places along its longer
+            side, or the picture itself where it has the model's shape already.
+        seed: of the random places.
+
+    Returns:
+        (1, 3, height, width) each, in [-1, 1].
+    """
+    if crop != "random":
+        mode = "stretch" if crop == "stretch" else "crop"
+        return [prepare_image(image, height, width, mode)]
+    ratio = max(height / image.height, width / image.width)
+    size = max(width, round(image.width * ratio)), max(height, round(image.height * ratio))
+    slack = size[0] - width, size[1] - height
+    if max(slack) == 0:
+        return [prepare_image(image, height, width)]
+    covered = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    rng = np.random.default_rng([seed % 2**64, 3])
+    corners = [[int(rng.integers(0, room + 1)) for room in slack] for _ in range(RANDOM_CROPS)]
+    return [
+        prepare_image(covered.crop((left, top, left + width, top + height)), height, width)
+        for left, top in corners
+    ]
+
+
 @torch.no_grad()
 def cache_latents(
     model: TextToImageModel,
@@ -59,6 +114,8 @@ def cache_latents(
     *,
     sample: bool = True,
     mirror: bool = False,
+    crop: str = "center",
+    seed: int = 0,
 ) -> CachedLatents:
     """Encode the references, one by one.
 
@@ -71,12 +128,18 @@ def cache_latents(
         width: columns.
         sample: keep the posterior's spread, so that each batch draws from it.
         mirror: also encode every picture mirrored left to right.
+        crop: see :func:`views`.
+        seed: of random crops.
     """
     pipe: Any = model.pipe
     vae = pipe.vae
     dtype = vae.dtype
     upcast = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
-    pictures = [prepare_image(image, height, width) for image in images]
+    pictures = [
+        view
+        for index, image in enumerate(images)
+        for view in views(image, height, width, crop, seed + index)
+    ]
     if mirror:
         pictures += [picture.flip(-1) for picture in pictures]
     try:
@@ -96,9 +159,10 @@ def cache_latents(
 
 
 class ConceptBatches(IterableDataset):
-    """An endless stream of batches that starts at any step.
+    """An endless stream of batches that starts at any place.
 
-    Pictures come in shuffled rounds, each one equally often.
+    Pictures come in shuffled rounds, each one equally often. Several processes take turns: with two
+    of them the first takes batches 0, 2, 4, ..., the second 1, 3, 5, ...
 
     Args:
         latents: the references.
@@ -108,7 +172,8 @@ class ConceptBatches(IterableDataset):
         seed: of everything drawn.
         stratified: draw the b diffusion times from b equal shares of [0, T) instead of freely,
             which makes the loss less noisy and leaves its expectation as it is.
-        start: step of the first batch.
+        start: number of the first batch of this process.
+        prior: class images that each batch holds after the references.
     """
 
     def __init__(
@@ -121,40 +186,67 @@ class ConceptBatches(IterableDataset):
         *,
         stratified: bool = False,
         start: int = 0,
+        prior: Prior | None = None,
     ) -> None:
-        self.latents, self.prompts = latents, list(prompts)
+        self.latents, self.prompts, self.prior = latents, list(prompts), prior
         self.batch_size, self.timesteps = batch_size, timesteps
         self.seed, self.stratified, self.start = seed, stratified, start
 
     def __iter__(self) -> Iterator[Batch]:
+        rank, world = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         step = self.start
         while True:
-            yield self.batch(step)
+            yield self.batch(step * world + rank)
             step += 1
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, the same whenever it is asked for."""
         stream = _generator(self.seed, 0, step)
-        size, shape = self.batch_size, self.latents.mean.shape[1:]
-        rows = torch.tensor([self._row(step * size + place) for place in range(size)])
+        own = self._drawn(self.latents, self.batch_size, step, stream, 1)
+        chosen = torch.randint(len(self.prompts), (self.batch_size,), generator=stream)
+        own.prompts = [self.prompts[index] for index in chosen.tolist()]
+        if self.prior is None:
+            return own
+        prior, size = self.prior, self.prior.batch_size
+        other = self._drawn(prior.latents, size, step, _generator(self.seed, 2, step), 4)
+        return Batch(
+            latents=torch.cat([own.latents, other.latents]),
+            noise=torch.cat([own.noise, other.noise]),
+            timesteps=torch.cat([own.timesteps, other.timesteps]),
+            prompts=own.prompts + [prior.prompt] * size,
+            shares=torch.cat(
+                [
+                    torch.full((self.batch_size,), 1 / self.batch_size),
+                    torch.full((size,), prior.weight / size),
+                ]
+            ),
+        )
+
+    def _drawn(
+        self, latents: CachedLatents, size: int, step: int, stream: torch.Generator, order: int
+    ) -> Batch:
+        """Latents, noise and diffusion times of some pictures; prompts are left empty."""
+        shape = latents.mean.shape[1:]
+        places = range(step * size, (step + 1) * size)
+        rows = torch.tensor([self._row(len(latents.mean), place, order) for place in places])
         spread = torch.randn((size, *shape), generator=stream)
         noise = torch.randn((size, *shape), generator=stream)
         position = torch.rand(size, generator=stream, dtype=torch.float64)
         if self.stratified:
             position = (position + torch.randperm(size, generator=stream)) / size
-        chosen = torch.randint(len(self.prompts), (size,), generator=stream)
         return Batch(
-            latents=self.latents.mean[rows] + self.latents.std[rows] * spread,
+            latents=latents.mean[rows] + latents.std[rows] * spread,
             noise=noise,
             timesteps=(position * self.timesteps).long().clamp_max(self.timesteps - 1),
-            prompts=[self.prompts[index] for index in chosen.tolist()],
+            prompts=[],
         )
 
-    def _row(self, place: int) -> int:
+    def _row(self, count: int, place: int, order: int) -> int:
         """Which picture stands at a place of the endless sequence of shuffled rounds."""
-        count = len(self.latents.mean)
-        order = torch.randperm(count, generator=_generator(self.seed, 1, place // count))
-        return int(order[place % count])
+        shuffled = torch.randperm(count, generator=_generator(self.seed, order, place // count))
+        return int(shuffled[place % count])
 
 
 def _generator(*words: int) -> torch.Generator:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from framework.atomic import write_atomic
 from framework.errors import UserError
 from framework.training.words import Tower
+from framework.weights.reading import read_weights
+from framework.weights.recognise import TEXTUAL_INVERSION, located
 
 FILE = "learned_embeds.safetensors"
-NAMES = (FILE, "learned_embeds.bin")
 
 
 def write_embeds(path: Path, placeholder: str, rows: dict[str, Tensor]) -> Path:
@@ -35,7 +35,7 @@ def write_embeds(path: Path, placeholder: str, rows: dict[str, Tensor]) -> Path:
     return write_atomic(path, save(plain, metadata={"format": "pt"}))
 
 
-def read_embeds(path: Path, needed: list[Tower]) -> dict[str, Tensor]:
+def read_embeds(path: Path, needed: list[Tower], word: str | None = None) -> dict[str, Tensor]:
     """Read rows for the text encoders of a pipeline.
 
     Understood are diffusers' files (one entry, or ``clip_l`` and ``clip_g``), those of the Textual
@@ -45,6 +45,7 @@ def read_embeds(path: Path, needed: list[Tower]) -> dict[str, Tensor]:
     Args:
         path: the file, or a folder with ``learned_embeds.safetensors`` or ``.bin``.
         needed: the pipeline's towers.
+        word: of a file with several words, the one that is wanted.
 
     Returns:
         (n, d) float32 by the tower's key.
@@ -52,55 +53,40 @@ def read_embeds(path: Path, needed: list[Tower]) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, it cannot be read, or it is for another family of models.
     """
-    file = _find(path)
-    content = _content(file)
+    file = located(path, TEXTUAL_INVERSION)
+    content = read_weights(file)
     if isinstance(content, Tensor):
         content = {"*": content}
     if isinstance(content, dict) and "string_to_param" in content:
         content = dict(content["string_to_param"])
     tensors = {str(key): value for key, value in dict(content).items() if isinstance(value, Tensor)}
     keys = [tower.key for tower in needed]
-    if len(keys) == 1 and len(tensors) == 1:
+    if len(keys) == 1 and word in tensors:
+        tensors = {keys[0]: tensors[word]}  # type: ignore[index]
+    elif len(keys) == 1 and len(tensors) == 1:
         tensors = {keys[0]: next(iter(tensors.values()))}
     if set(keys) != set(tensors):
+        shown = ", ".join(f"'{key}' {tuple(value.shape)}" for key, value in tensors.items())
         raise UserError(
-            f"{file} holds {', '.join(map(repr, sorted(tensors))) or 'no tensor'}; a model with "
-            f"{len(keys)} text encoder(s) needs "
+            f"{file} holds {shown or 'no tensor'}; a model with {len(keys)} text encoder(s) needs "
             f"{'one entry' if len(keys) == 1 else ' and '.join(keys)}. "
             "The weights are for another family of models."
         )
-    return {key: _rows(file, tensors[key]) for key in keys}
+    return {key: check_rows(file, tensors[key]) for key in keys}
 
 
-def _rows(file: Path, tensor: Tensor) -> Tensor:
+def check_rows(source: object, tensor: Tensor) -> Tensor:
+    """Embedding rows as (n, d) float32.
+
+    Raises:
+        UserError: another shape, or values that are not finite.
+    """
     rows = tensor.detach().float()
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or not len(rows) or not torch.isfinite(rows).all():
         raise UserError(
-            f"{file} holds an embedding of shape {tuple(tensor.shape)}"
+            f"{source} holds an embedding of shape {tuple(tensor.shape)}"
             f"{'' if torch.isfinite(rows).all() else ' with values that are not finite'}; expected "
             "(vectors, width), all finite."
         )
     return rows
-
-
-def _find(path: Path) -> Path:
-    if path.is_dir():
-        for name in NAMES:
-            if (path / name).is_file():
-                return path / name
-        raise UserError(f"The folder {path} has no {' or '.join(NAMES)}; give the file itself.")
-    if not path.is_file():
-        raise UserError(f"The learned weights {path} do not exist; train the concept first.")
-    return path
-
-
-def _content(file: Path) -> Any:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(str(file))
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{file} cannot be read as learned embeddings: {lines[0][:200]}") from error

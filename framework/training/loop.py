@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,17 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader
 
 from framework.errors import UserError
 from framework.training.callbacks import (
     AtomicCheckpointIO,
+    Averaging,
     Bar,
     Checkpoints,
+    Previews,
     find_checkpoint,
     list_checkpoints,
 )
@@ -33,15 +39,36 @@ PRECISIONS = ("auto", "32", "bf16", "16")
 _LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
+@dataclass(frozen=True)
+class Recording:
+    """How a training is kept and watched.
+
+    Attributes:
+        label: of the progress bar.
+        checkpoint_every: updates between checkpoints.
+        keep_checkpoints: how many of the latest are kept.
+        logger: ``csv``, ``tensorboard`` or ``none``.
+        log_every: updates between points of the loss curve.
+        previews: draws validation images, or None.
+    """
+
+    label: str = "training"
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    logger: str = "csv"
+    log_every: int = 10
+    previews: Previews | None = None
+
+
 def fit(
     system: DenoisingSystem,
     batches: ConceptBatches,
     folder: Path,
+    recording: Recording,
     *,
-    label: str,
-    precision: str = "auto",
-    checkpoint_every: int = 100,
+    precision: str = "32",
     device: torch.device | None = None,
+    devices: int = 1,
 ) -> int:
     """Train to the last step, from the latest checkpoint in the folder if there is one.
 
@@ -51,40 +78,50 @@ def fit(
     Args:
         system: what is trained; holds the result afterwards.
         batches: the data.
-        folder: gets ``checkpoints/`` and ``logs/``.
-        label: of the progress bar.
-        precision: ``32``, ``bf16`` or ``16`` (autocast), or ``auto``: that of the model's weights.
-        checkpoint_every: updates between checkpoints.
+        folder: gets ``checkpoints/``, ``logs/`` and ``previews/``.
+        recording: what is kept there.
+        precision: ``32``, ``bf16`` or ``16`` (autocast).
         device: where to train.
+        devices: how many of that kind; Lightning starts one process for each.
 
     Returns:
         The step training began with, 0 without a checkpoint.
 
     Raises:
-        UserError: training diverged; the folder belongs to another training; or the precision does
-            not suit the device.
+        UserError: training diverged; or the folder belongs to another training.
     """
-    steps = system.optimization.steps
+    optimization = system.optimization
+    steps = optimization.steps
     device = device or torch.device("cpu")
     checkpoints = folder / "checkpoints"
     found = find_checkpoint(checkpoints, system.identity)
     start = found[1] if found else 0
     if found and start >= steps:
-        state = torch.load(found[0], map_location="cpu", weights_only=True)["state_dict"]
-        system.load_state_dict(state)
+        content = torch.load(found[0], map_location="cpu", weights_only=True)
+        system.load_state_dict(content["state_dict"])
+        system.on_load_checkpoint(content)
+        system.use_average()
         return start
-    batches.start = start
+    batches.start = start * optimization.accumulate
+    callbacks: list[pl.Callback] = [
+        Bar(recording.label, steps),
+        Averaging(),
+        Checkpoints(checkpoints, recording.checkpoint_every, recording.keep_checkpoints),
+    ]
+    if recording.previews is not None:
+        callbacks.append(recording.previews)
     with _quiet(), torch.enable_grad():
         trainer = pl.Trainer(
-            **_place(device),
-            precision=_LIGHTNING[choose_precision(precision, system.weight_dtype, device)],  # type: ignore[arg-type]
+            **_place(device, devices),
+            precision=_LIGHTNING[precision],  # type: ignore[arg-type]
             max_steps=steps,
             max_epochs=-1,
-            gradient_clip_val=system.optimization.gradient_clip,
-            callbacks=[Bar(label, steps), Checkpoints(checkpoints, checkpoint_every)],
+            accumulate_grad_batches=optimization.accumulate,
+            gradient_clip_val=optimization.gradient_clip,
+            callbacks=callbacks,
             plugins=[LightningEnvironment(), AtomicCheckpointIO()],
-            logger=CSVLogger(folder, name="logs", version=f"from-{start:06d}"),
-            log_every_n_steps=10,
+            logger=_logger(recording.logger, folder, start),
+            log_every_n_steps=recording.log_every,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -100,7 +137,39 @@ def fit(
             raise UserError(_advice(error, checkpoints)) from error
     if trainer.global_step < steps:  # pragma: no cover - Lightning stopped by a signal
         raise KeyboardInterrupt
+    system.use_average()
     return start
+
+
+def is_main() -> bool:
+    """Whether this process writes results: the first of several that train together."""
+    return int(rank_zero_only.rank or 0) == 0
+
+
+def _logger(kind: str, folder: Path, start: int) -> Any:
+    """Lightning's logger; a part of the curve for every start."""
+    place: dict[str, Any] = {"name": "logs", "version": f"from-{start:06d}"}
+    if kind == "csv":
+        return CSVLogger(folder, **place)
+    if kind == "none":
+        return False
+    check_logger(kind)
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, **place)
+
+
+def check_logger(kind: str) -> None:
+    """Refuse a logger whose package is not there.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+    if kind == "tensorboard" and find_spec("tensorboard") is None:
+        raise UserError(
+            "personalizer.logger is 'tensorboard', which is not installed: "
+            "pip install 'dreammatcher[tensorboard]', or use personalizer.logger=csv."
+        )
 
 
 def choose_precision(precision: str, weights: torch.dtype, device: torch.device) -> str:
@@ -141,10 +210,30 @@ def networks(pipe: Any) -> list[nn.Module]:
     return [part for part in pipe.components.values() if isinstance(part, nn.Module)]
 
 
-def _place(device: torch.device) -> dict[str, Any]:
-    if device.type == "cuda":
-        return {"accelerator": "gpu", "devices": [device.index or 0]}
-    return {"accelerator": "mps" if device.type == "mps" else "cpu", "devices": 1}
+def check_devices(devices: int, device: torch.device) -> None:
+    """Refuse more devices than there are.
+
+    Raises:
+        UserError: with the number there is.
+    """
+    there = torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1
+    there = 1 if device.type == "mps" else there
+    if devices > there:
+        raise UserError(
+            f"personalizer.devices is {devices}; this machine has {there} of kind {device.type}."
+        )
+
+
+def _place(device: torch.device, devices: int) -> dict[str, Any]:
+    kind = {"cuda": "gpu", "mps": "mps"}.get(device.type, "cpu")
+    if devices > 1:
+        # Not every parameter takes part in every loss: a text encoder's last layer in SDXL.
+        return {
+            "accelerator": kind,
+            "devices": devices,
+            "strategy": "ddp_find_unused_parameters_true",
+        }
+    return {"accelerator": kind, "devices": [device.index or 0] if kind == "gpu" else 1}
 
 
 def _advice(error: Diverged, checkpoints: Path) -> str:

@@ -27,15 +27,23 @@ class Objective:
     min_snr: float | None = None
 
     @classmethod
-    def of(cls, pipe: Any, min_snr: float | None = None) -> Objective:
+    def of(cls, pipe: Any, min_snr: float | None = None, prediction: str = "auto") -> Objective:
         """The objective of a pipeline's noise schedule.
+
+        Args:
+            pipe: the pipeline.
+            min_snr: see the class.
+            prediction: a prediction type, or ``auto`` for the one its scheduler names.
 
         Raises:
             UserError: its prediction type is not supported.
         """
         scheduler = make_scheduler("DDIMScheduler", pipe.scheduler)
+        own = scheduler.config.prediction_type
         return cls(
-            scheduler.alphas_cumprod.float().cpu(), scheduler.config.prediction_type, min_snr
+            scheduler.alphas_cumprod.float().cpu(),
+            own if prediction == "auto" else prediction,
+            min_snr,
         )
 
     def noisy(self, batch: Batch) -> Tensor:
@@ -68,7 +76,8 @@ class Objective:
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Scalar float32 loss of a model output (b, C, h, w)."""
         error = (output.float() - self.target(batch).float()).square().mean(dim=(1, 2, 3))
-        return (self.weights(batch) * error).mean()
+        weighted = self.weights(batch) * error
+        return weighted.mean() if batch.shares is None else (batch.shares * weighted).sum()
 
     def _abar(self, batch: Batch) -> Tensor:
         table = self.alpha_bar.to(batch.latents.device)

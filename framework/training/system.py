@@ -29,6 +29,9 @@ class Optimization:
         warmup: updates of linear warm-up.
         weight_decay: of AdamW.
         gradient_clip: largest norm of the gradient; None for no limit.
+        text_learning_rate: of parameters whose names begin with ``text_encoder``; None: the same.
+        ema: decay of a running mean of the parameters; None for none.
+        accumulate: batches for one update.
     """
 
     steps: int
@@ -37,6 +40,9 @@ class Optimization:
     warmup: int = 0
     weight_decay: float = 0.0
     gradient_clip: float | None = None
+    text_learning_rate: float | None = None
+    ema: float | None = None
+    accumulate: int = 1
 
     def factor(self, step: int) -> float:
         """Learning rate of an update, as a fraction of the peak."""
@@ -65,7 +71,7 @@ class DenoisingSystem(pl.LightningModule):
     Args:
         model: the pipeline, its own weights frozen.
         objective: the loss.
-        parameters: what is trained, by name.
+        parameters: what is trained, by name; every one is float32.
         optimization: optimizer and schedule.
         size: (height, width) of the images in pixels, for micro-conditioning.
         identity: names the task; kept in checkpoints so that no other task resumes from them.
@@ -81,10 +87,21 @@ class DenoisingSystem(pl.LightningModule):
         identity: str = "",
     ) -> None:
         super().__init__()
-        self.trained = nn.ParameterDict(parameters)
+        # Dots are not permitted in the names of parameters.
+        self.trained = nn.ParameterDict(
+            {name.replace(".", "/"): value for name, value in parameters.items()}
+        )
         self.optimization = optimization
         self.identity = identity
+        self.average: dict[str, Tensor] | None = None
         self._model, self._objective, self._size = model, objective, size
+
+    def on_fit_start(self) -> None:
+        """Bring the pipeline to this process's device."""
+        if self._model.device != self.device:
+            self._model.pipe.to(self.device)
+        if self.optimization.ema is not None and self.average is None:
+            self.average = {name: p.detach().clone() for name, p in self.trained.items()}
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -101,10 +118,31 @@ class DenoisingSystem(pl.LightningModule):
         condition = encode_prompts(self._model, batch.prompts, *self._size)
         output = self._model.denoise(noisy, batch.timesteps, condition)
         loss = self._objective.loss(output, batch)
-        if not torch.isfinite(loss):
+        # Of several processes one alone must not stop: there the gradient, which all share, tells.
+        if not torch.isfinite(loss) and self.trainer.world_size == 1:
             raise Diverged(self.global_step, f"the loss is {loss.item()}")
         self.log("loss", loss.detach(), batch_size=len(batch.prompts))
         return loss
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline that carries what is trained."""
+        return self._model.pipe
+
+    def follow(self) -> None:
+        """Move the running mean towards the parameters; called once an update."""
+        if self.average is None:
+            return
+        decay = self.optimization.ema
+        for name, parameter in self.trained.items():
+            # As usual the mean starts fast: its first steps would else be mostly the start values.
+            fast = min(decay, (1 + self.global_step) / (10 + self.global_step))  # type: ignore[type-var]
+            self.average[name].lerp_(parameter.detach(), 1 - fast)  # type: ignore[operator]
+
+    def use_average(self) -> None:
+        """Put the running mean, if there is one, into the parameters."""
+        for name, value in (self.average or {}).items():
+            self.trained[name].data.copy_(value)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Look at the gradient before it is used; a gradient scaler looks for itself."""
@@ -118,9 +156,14 @@ class DenoisingSystem(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with a learning rate that is a function of the step."""
         options = self.optimization
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-        )
+        rates = {False: options.learning_rate, True: options.learning_rate}
+        if options.text_learning_rate is not None:
+            rates[True] = options.text_learning_rate
+        members: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+        for name, parameter in self.trained.items():
+            members[name.startswith("text_encoder")].append(parameter)
+        groups = [{"params": members[key], "lr": rates[key]} for key in members if members[key]]
+        optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, options.factor)
         return {
             "optimizer": optimizer,
@@ -128,8 +171,16 @@ class DenoisingSystem(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the task's identity into a checkpoint."""
+        """Put the task's identity and the running mean into a checkpoint."""
         checkpoint["identity"] = self.identity
+        checkpoint["average"] = self.average
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the running mean out of one."""
+        average = checkpoint.get("average")
+        if average is not None:
+            devices = {name: p.device for name, p in self.trained.items()}
+            self.average = {name: value.to(devices[name]) for name, value in average.items()}
 
 
 def encode_prompts(

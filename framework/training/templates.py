@@ -1,4 +1,7 @@
-"""Sentences a concept is learned from (Gal et al. 2023), kept to words the model knows."""
+"""Sentences a concept is learned from, those of each method's paper, kept to known words.
+
+``object`` and ``style`` are Textual Inversion's (Gal et al. 2023).
+"""
 
 from __future__ import annotations
 
@@ -56,14 +59,18 @@ STYLE = (
     "a weird painting in the style of {}",
     "a large painting in the style of {}",
 )
-SETS = {"object": OBJECT, "style": STYLE}
+#: DreamBooth's "a [identifier] [class noun]" (Ruiz et al. 2023, section 3.2).
+PLAIN = ("a {}",)
+#: Custom Diffusion's (Kumari et al. 2023, appendix): "photo of a V* dog".
+CUSTOM = ("photo of a {}",)
+SETS = {"object": OBJECT, "style": STYLE, "plain": PLAIN, "custom": CUSTOM}
 
 
 def expand_templates(items: Sequence[str]) -> list[str]:
     """Names of sets and literal templates -> templates, in order, each once.
 
     Args:
-        items: ``"object"``, ``"style"``, or sentences with ``{}``.
+        items: names in :data:`SETS`, or sentences with ``{}``.
 
     Raises:
         UserError: an item is neither, or there is none.
@@ -77,7 +84,9 @@ def expand_templates(items: Sequence[str]) -> list[str]:
         else:
             raise unknown_name(f"template without '{SLOT}', or set of templates,", item, SETS)
     if not found:
-        raise UserError("templates is empty; give 'object', 'style' or sentences with '{}'.")
+        raise UserError(
+            f"templates is empty; give {', '.join(map(repr, SETS))} or sentences with '{SLOT}'."
+        )
     return list(dict.fromkeys(found))
 
 

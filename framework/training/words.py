@@ -105,6 +105,28 @@ def check_known(pipe: Any, text: str, what: str) -> None:
             )
 
 
+def check_widths(pipe: Any, rows: Mapping[str, Tensor], source: object) -> None:
+    """Refuse rows that were trained for another text encoder.
+
+    Args:
+        pipe: the pipeline.
+        rows: (n, d) by the tower's key.
+        source: the file they are from, for the message.
+
+    Raises:
+        UserError: with both widths.
+    """
+    for tower in towers(pipe):
+        got, expected = rows[tower.key].shape[1], tower.width(pipe)
+        if got != expected:
+            raise UserError(
+                f"{source} holds embeddings of width {got} (shape {tuple(rows[tower.key].shape)}), "
+                f"but this model's text encoder has width {expected} (it needs "
+                f"({len(rows[tower.key])}, {expected})). They were trained for another model: load "
+                "that one, or train the concept for this one."
+            )
+
+
 def initial_rows(pipe: Any, tower: Tower, text: str, vectors: int) -> Tensor:
     """Start values from the embeddings of known words.
 

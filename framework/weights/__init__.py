@@ -1,0 +1,1 @@
+"""Weights of personalized models as files: recognising, reading and writing their formats."""

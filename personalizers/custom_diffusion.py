@@ -1,0 +1,183 @@
+"""Custom Diffusion: keys and values of cross-attention, and a new word.
+
+Kumari et al., "Multi-Concept Customization of Text-to-Image Diffusion", CVPR 2023, arXiv
+2212.04488. At load the weights are merged into the U-Net, which then runs as fast as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from framework.errors import UserError
+from framework.layers import is_cross_attention
+from framework.options import option
+from framework.registry import PERSONALIZERS
+from framework.training.copies import chain, replace_parameter, shared_copy, swap
+from framework.training.embeds import check_rows
+from framework.training.method import TrainedPersonalizer
+from framework.training.options import PriorConfig
+from framework.training.words import (
+    add_words,
+    check_known,
+    check_placeholder,
+    check_widths,
+    initial_rows,
+    towers,
+)
+from framework.types import Concept
+from framework.weights.custom_diffusion import WEIGHTS, read_custom, write_custom
+from framework.weights.fits import check_shapes
+from framework.weights.recognise import CUSTOM_DIFFUSION, located
+
+
+@dataclass
+class CustomDiffusionConfig(PriorConfig):
+    """Options of Custom Diffusion; the defaults are the paper's."""
+
+    steps: int = option(250, "updates", low=1)
+    learning_rate: float = option(1e-5, "of AdamW, at its peak", low=0.0)
+    word_learning_rate: float | None = option(
+        None, "of the new word's embedding; null: the same", low=0.0
+    )
+    templates: list[str] = option(["custom"], "sets such as 'custom', or sentences with {}")
+    initializer: str | None = option(None, "words the new one starts from; null: the class name")
+    queries: bool = option(False, "also train cross-attention's queries and outputs")
+    prior_images: int = option(200, "how many class images", low=1)
+    prior_template: str = option("photo of a {}", "their prompt; {} is the class name")
+
+
+@PERSONALIZERS.register("custom_diffusion")
+class CustomDiffusion(TrainedPersonalizer):
+    """Trains cross-attention's keys and values and the embedding of a new word."""
+
+    Config = CustomDiffusionConfig
+    formats = (CUSTOM_DIFFUSION,)
+    extra_tokens = 1
+
+    def check_words(self, pipe: Any, concept: Concept) -> None:
+        """Refuse a placeholder that is taken, and an initializer nobody knows."""
+        check_placeholder(pipe, concept.placeholder)
+        if self.config.initializer is not None:
+            check_known(pipe, self.config.initializer, "The initializer")
+        self._start(pipe, concept)
+
+    @contextmanager
+    def prepared(self, pipe: Any, concept: Concept, seed: int) -> Iterator[dict[str, nn.Parameter]]:
+        """A copy of the U-Net with trained projections, and new rows; see the base class."""
+        rows = self._start(pipe, concept)
+        unet = shared_copy(pipe.unet)
+        trained = {}
+        for name in projections(unet, self.config.queries):
+            value = unet.get_parameter(name).detach().float().clone()
+            trained[name] = replace_parameter(unet, name, value).requires_grad_()
+        undo = swap(pipe, {"unet": unet}, "training")
+        try:
+            restore = add_words(pipe, concept.placeholder, rows, trained=True)
+            try:
+                words = {f"text_encoder.{key}": row for key, row in rows.items()}
+                yield trained | words
+            finally:
+                restore()
+        finally:
+            undo()
+
+    def write(
+        self, pipe: Any, concept: Concept, folder: Path, trained: dict[str, nn.Parameter]
+    ) -> Path:
+        """``pytorch_custom_diffusion_weights.bin`` and ``<word>.bin``, as diffusers' script."""
+        prefix = "text_encoder."
+        rows = {k.removeprefix(prefix): v for k, v in trained.items() if k.startswith(prefix)}
+        weights = {k: v for k, v in trained.items() if not k.startswith(prefix)}
+        word: Any = next(iter(rows.values())) if len(rows) == 1 else rows
+        write_custom(folder, pipe.unet, weights, {concept.placeholder: word})
+        return folder / WEIGHTS
+
+    def load(self, pipe: Any, path: Path, concept: Concept) -> Callable[[], None]:
+        """Merge weights into a copy of the U-Net, and add the word under the concept's placeholder.
+
+        A file of several words keeps their names; the concept's placeholder must be one of them.
+
+        Args:
+            pipe: a pipeline of the family they were trained for.
+            path: diffusers' file or its folder, or the original ``delta.bin``, compressed or not.
+            concept: names the placeholder.
+
+        Returns:
+            A function that restores the pipeline; several concepts are taken out in reverse order.
+
+        Raises:
+            UserError: the file is missing, damaged or for another model, or the placeholder is
+                taken.
+        """
+        file = located(Path(path), CUSTOM_DIFFUSION)
+        found = read_custom(file)
+        check_shapes(file, found.shapes(), pipe.unet)
+        words = _named(file, found.words, concept.placeholder)
+        rows = {word: _rows(pipe, file, value) for word, value in words.items()}
+        for each in rows.values():
+            check_widths(pipe, each, file)
+        unet = shared_copy(pipe.unet)
+        for name in found.shapes():
+            replace_parameter(unet, name, found.merged(name, unet.get_parameter(name).detach()))
+        undos = [swap(pipe, {"unet": unet}, f"'{concept.placeholder}'")]
+        try:
+            for word, each in rows.items():
+                undos.append(add_words(pipe, word, each, trained=False))
+        except BaseException:
+            chain(undos)()
+            raise
+        return chain(undos)
+
+    def _start(self, pipe: Any, concept: Concept) -> dict[str, nn.Parameter]:
+        text = self.config.initializer or concept.class_name
+        return {
+            tower.key: nn.Parameter(initial_rows(pipe, tower, text, 1)) for tower in towers(pipe)
+        }
+
+
+def projections(unet: nn.Module, queries: bool) -> list[str]:
+    """Names of the cross-attention weights that are trained.
+
+    Args:
+        unet: the U-Net.
+        queries: also those of queries and outputs.
+    """
+    wanted = ("to_k.", "to_v.") + (("to_q.", "to_out.0.") if queries else ())
+    return [
+        f"{path}.{name}"
+        for path, layer in unet.named_modules()
+        if is_cross_attention(layer)
+        for name, _ in layer.named_parameters()
+        if name.startswith(wanted)
+    ]
+
+
+def _named(file: Path, words: dict[str, Any], placeholder: str) -> dict[str, Any]:
+    """The words of a file by the names they are to have in the pipeline."""
+    if len(words) <= 1:
+        return dict.fromkeys([placeholder], next(iter(words.values()))) if words else {}
+    if placeholder not in words:
+        raise UserError(
+            f"{file} holds the words {', '.join(words)}, and the concept's placeholder is "
+            f"'{placeholder}'. Say which one it is, e.g. concept.placeholder='{next(iter(words))}'."
+        )
+    return words
+
+
+def _rows(pipe: Any, file: Path, value: Any) -> dict[str, Tensor]:
+    """Rows of one word by the towers' keys."""
+    keys = [tower.key for tower in towers(pipe)]
+    values = {keys[0]: value} if isinstance(value, Tensor) else dict(value)
+    if set(values) != set(keys):
+        shown = ", ".join(f"'{key}' {tuple(each.shape)}" for key, each in values.items())
+        raise UserError(
+            f"{file} holds the word's embedding for {shown}; this model has the text encoder(s) "
+            f"{', '.join(keys)}. It was made for another family of models."
+        )
+    return {key: check_rows(file, each) for key, each in values.items()}
