@@ -28,6 +28,7 @@ COMMANDS: Commands = {
     "train": ("framework.cli.train", "teach a model a concept from its pictures"),
     "sample": ("framework.cli.sample", "draw prompts with a configuration"),
     "compare": ("framework.cli.compare", "baseline against DreamMatcher over many concepts"),
+    "match-bench": ("framework.cli.match_bench", "PCK of extractors and matchers, known truth"),
     "list": ("framework.cli.listing", "every registered part with its options"),
     "config": ("framework.cli.config", "print the resolved configuration"),
     "world": ("framework.cli.world", "the embedded world: preview, render, pretrain, evaluate"),

@@ -1,0 +1,222 @@
+"""A group seen as the sampler would see it: noised to a step, through the U-Net, described."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.config import Config
+from framework.denoiser import Denoiser
+from framework.errors import UserError
+from framework.interfaces import FeatureExtractor, MaskProvider
+from framework.masks.none import NoMask
+from framework.matchbench.folder import hash_of
+from framework.matchbench.pairs import Group, Target
+from framework.model import Condition, TextToImageModel
+from framework.noise import start_noise
+from framework.schedule import make_scheduler, timesteps_of
+from framework.step import StepOutputs
+from framework.text import concept_positions, unknown_words
+from framework.types import Concept, Features, Layout, Masks, Reference
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A group as latents.
+
+    Attributes:
+        group: what it was made of.
+        reference: the reference and its trajectory.
+        clean: z0 of the targets, (K, C, h, w).
+        noise: of unit variance, (K, C, h, w).
+        prompts: the reference's and the targets', as far as the model knows their words.
+        class_name: the noun masks look for; empty: no masks.
+    """
+
+    group: Group
+    reference: Reference
+    clean: Tensor
+    noise: Tensor
+    prompts: tuple[str, ...]
+    class_name: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one step shows of a group.
+
+    Attributes:
+        step: what the U-Net evaluation left behind; its layout has one half, the conditional.
+        features: descriptors, (K, H, W, D).
+        masks: on the latent's grid, (K, h, w).
+        seconds: the extractor took.
+    """
+
+    step: StepOutputs
+    features: Features
+    masks: Masks
+    seconds: float
+
+
+class Observatory:
+    """Shows groups of pictures to a model at the noise levels of its sampling steps.
+
+    The reference follows the configured trajectory; a target is its clean latent noised to the
+    step, which is what the sampler has when it is right. Only the conditional half is evaluated.
+
+    Args:
+        pipe: the pipeline; it is left as it was.
+        config: model, sampler, trajectory and mask sections are used.
+
+    Raises:
+        UserError: the sampler's options do not suit the model.
+    """
+
+    def __init__(self, pipe: Any, config: Config) -> None:
+        self.pipe, self.config = pipe, config
+        self.model = TextToImageModel(pipe)
+        side, sampler = self.model.image_size, config.sampler
+        self.size = sampler.height or side, sampler.width or side
+        self.grid = self.model.latent_size(*self.size)
+        scheduler = make_scheduler(sampler.scheduler, pipe.scheduler)
+        times = timesteps_of(scheduler, sampler.num_inference_steps, self.model.device)
+        self.denoiser = Denoiser(self.model, scheduler, times, *self.size)
+        self.trajectory = config.part("trajectory")
+        self._told: set[str] = set()
+
+    def prepare(self, group: Group, seed: int = 0) -> Prepared:
+        """Encode a group's pictures and bring its reference to every step.
+
+        Args:
+            group: pictures of the size :attr:`size`.
+            seed: of the noise; a target's depends on this and its place in the group alone.
+        """
+        model = self.model
+        image = group.image.to(model.device)
+        latent = model.encode_image(image)
+        trajectory = self.trajectory(self.denoiser, latent)
+        clean = torch.cat([model.encode_image(target.image) for target in group.targets])
+        seeds = [hash_of(seed, place) for place in range(len(clean))]
+        noise = start_noise(len(clean), tuple(clean.shape[1:]), clean.dtype, seeds).to(clean)
+        prompts, noun = self._prompts(group)
+        reference = Reference(image=image, latent=latent, trajectory=trajectory)
+        return Prepared(group, reference, clean, noise, prompts, noun)
+
+    def look(
+        self, prepared: Prepared, extractor: FeatureExtractor, steps: Sequence[int]
+    ) -> Iterator[Look]:
+        """Evaluate the U-Net at some steps and describe each.
+
+        Args:
+            prepared: see :meth:`prepare`.
+            extractor: what describes; hooked to the U-Net for as long as the iteration lasts.
+            steps: indices of sampling steps, in rising order.
+        """
+        layout = Layout(1, 1, len(prepared.clean))
+        condition = self._condition(prepared.prompts)
+        with ExitStack() as stack, torch.no_grad():
+            mask = self._mask(prepared, layout, stack)
+            stack.enter_context(extractor.attach(self.model.unet))
+            for index in steps:
+                yield self._look(prepared, extractor, index, layout, condition, mask)
+
+    def _look(
+        self,
+        prepared: Prepared,
+        extractor: FeatureExtractor,
+        index: int,
+        layout: Layout,
+        condition: Condition,
+        mask: MaskProvider,
+    ) -> Look:
+        timestep, denoiser = self.denoiser.timesteps[index], self.denoiser
+        abar = denoiser.alpha_bar(timestep)
+        reference_rows = prepared.reference.trajectory[index]
+        rows = abar**0.5 * prepared.clean + (1 - abar) ** 0.5 * prepared.noise
+        mask.begin_step(layout)
+
+        def evaluate(reference: Tensor | None, targets: Tensor, moment: int) -> None:
+            shown = condition if reference is not None else condition.map(lambda rows: rows[1:])
+            joined = targets if reference is None else layout.join(reference, targets)
+            with torch.no_grad(), mask.paused():
+                self.model.denoise(joined, moment, shown)
+
+        output = self.model.denoise(layout.join(reference_rows, rows), timestep, condition)
+        reference_output, target_output = layout.split(output)
+        step = StepOutputs(
+            index=index,
+            timestep=timestep,
+            layout=layout,
+            reference=prepared.reference,
+            target_clean=denoiser.clean(target_output, rows, timestep),
+            reference_clean=denoiser.clean(reference_output, reference_rows, timestep),
+            decode=self.model.decode,
+            alpha_bar=denoiser.alpha_bar,
+            evaluate=evaluate,
+        )
+        masks = mask(*self.grid, len(rows))
+        self.synchronise()
+        started = time.perf_counter()
+        features = extractor(step)
+        self.synchronise()
+        return Look(step, features, masks, time.perf_counter() - started)
+
+    def synchronise(self) -> None:
+        """Wait for a GPU, so that times are those of the work."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+
+    def _mask(self, prepared: Prepared, layout: Layout, stack: ExitStack) -> MaskProvider:
+        """The configured mask provider; all ones where no noun is known."""
+        mask: MaskProvider = NoMask()
+        tokens: list[list[int]] = [[] for _ in prepared.prompts]
+        if prepared.class_name:
+            mask = self.config.part("mask")
+            concept = Concept("", "", prepared.class_name, (None,))  # type: ignore[arg-type]
+            tokens = [concept_positions(self.pipe, text, concept) for text in prepared.prompts]
+        unet = self.model.unet
+        stack.enter_context(mask.attach(unet, layout, self.grid, tokens[1:], tokens[0]))
+        return mask
+
+    def _condition(self, prompts: Sequence[str]) -> Condition:
+        return Condition.stack([self.denoiser.condition(text) for text in prompts])
+
+    def _prompts(self, group: Group) -> tuple[tuple[str, ...], str]:
+        """Prompts with words the model knows; else empty ones, and no masks."""
+        prompts = (group.prompt, *(target.prompt for target in group.targets))
+        unknown = {word for text in prompts for word in unknown_words(self.pipe.tokenizer, text)}
+        if not unknown:
+            return prompts, group.class_name
+        new = sorted(unknown - self._told)
+        if new:
+            logger.warning(
+                "This model does not know %s: pictures described by it are shown with the empty "
+                "prompt and without masks.",
+                ", ".join(f"'{word}'" for word in new),
+            )
+            self._told.update(new)
+        return ("",) * len(prompts), ""
+
+
+def check_size(group: Group, size: tuple[int, int]) -> None:
+    """Refuse pictures of another size than the model's.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    pictures: list[Target | Group] = [group, *group.targets]
+    for picture in pictures:
+        if tuple(picture.image.shape[-2:]) != tuple(size):
+            raise UserError(
+                f"A picture of '{group.name}' has {tuple(picture.image.shape[-2:])} pixels; "
+                f"expected {tuple(size)}."
+            )
