@@ -267,10 +267,8 @@ class Bench:
             for look in self.observatory.look(prepared, extractor.part, self.steps):
                 for label, matcher in matchers:
                     matches, seconds = self._timed_match(matcher.part, look, prepared)
-                    spent = 0.0 if label == NO_EXTRACTOR else look.seconds
-                    records += self._records(
-                        prepared, look, label, matcher, matches, spent, seconds
-                    )
+                    spent = (0.0 if label == NO_EXTRACTOR else look.seconds, seconds)
+                    records += self._records(prepared, look, label, matcher, matches, spent)
         return records
 
     def _timed_match(

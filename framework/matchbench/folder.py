@@ -52,7 +52,7 @@ class WarpedPictures:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Group:
-        file = self.files[index]
+        file = self.files[index % len(self.files)]
         image = prepare_image(load_image(file), *self.size)
         kinds = [list(WARPS)[(index + k) % len(WARPS)] for k in range(self.targets)]
         targets = []

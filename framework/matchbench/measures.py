@@ -12,6 +12,8 @@ from torch import Tensor
 
 #: Permitted error as a share of the box's longer side.
 THRESHOLDS = (0.05, 0.1, 0.15)
+#: Errors up to this, in pixels, are those of floating-point numbers and count as none.
+ROUNDING = 1e-3
 
 
 def predicted_points(flow: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
@@ -147,6 +149,7 @@ def score_points(
     """
     difference = predicted - truth
     errors = (difference if scale is None else difference * scale).norm(dim=-1)[visible]
+    errors = errors.where(errors > ROUNDING, 0.0)
     seen = confidence[visible]
     nothing = not len(errors)
     scores = {f"pck@{threshold:g}": pck(errors, box, threshold) for threshold in THRESHOLDS}

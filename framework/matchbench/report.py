@@ -41,13 +41,12 @@ def main_cells(row: Row) -> list[str]:
 
 def main_table(rows: Sequence[Row], title: str) -> Table:
     """Every combination with every measure, the best PCK of each column bold."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("extractor", overflow="fold")
-    table.add_column("matcher", overflow="fold")
+    table = _table(title)
+    table.add_column("extractor", overflow="fold", min_width=9)
+    table.add_column("matcher", overflow="fold", min_width=12)
     for name in (*COLUMNS, "ms", "MB"):
-        table.add_column(name, justify="right", no_wrap=True)
+        narrow = name.replace("@", "\n").replace(" ", "\n")
+        table.add_column(narrow, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["extractor"], row["matcher"], *_bold(main_cells(row), row, rows))
     return table
@@ -67,9 +66,7 @@ def split_table(rows: Sequence[Row], key: str, title: str) -> Table:
 
     The values are rows where there are more of them than combinations.
     """
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = _table(title)
     values = list(dict.fromkeys(value for row in rows for value in row[key]))
     shown = [[_number(row[key].get(value, {}).get(MAIN), 3) for value in values] for row in rows]
     names = [f"{row['extractor']} / {row['matcher']}" for row in rows]
@@ -102,7 +99,8 @@ def markdown(rows: Sequence[Row]) -> str:
 def draw_curves(rows: Sequence[Row], path: Path, title: str) -> Path:
     """PCK over the sampling steps: a column of panels for each extractor, a line for each matcher.
 
-    A matcher that looks at no descriptors is drawn in every column.
+    A matcher that looks at no descriptors is drawn in every column, one that is always right (it
+    was told the truth) not at all.
 
     Args:
         rows: of :func:`framework.matchbench.summary.summarise`.
@@ -113,6 +111,7 @@ def draw_curves(rows: Sequence[Row], path: Path, title: str) -> Path:
 
     described = list(dict.fromkeys(r["extractor"] for r in rows if r["extractor"] != "(none)"))
     extractors = described or ["(none)"]
+    rows = [row for row in rows if not _perfect(row)] or rows
     matchers = list(dict.fromkeys(row["matcher"] for row in rows))
     across, down = len(extractors), len(THRESHOLDS)
     figure = Figure(figsize=(3.0 * across + 2.6, 2.1 * down + 0.9), dpi=130, layout="constrained")
@@ -137,7 +136,7 @@ def draw_curves(rows: Sequence[Row], path: Path, title: str) -> Path:
                 )
             panel.grid(color="#e3e5e8", linewidth=0.6)
             panel.spines[["top", "right"]].set_visible(False)
-            panel.set_ylim(0, 1)
+            panel.set_ylim(0, min(1.0, 1.1 * _best(rows, threshold) + 0.02))
             if line == 0:
                 panel.set_title(extractor, fontsize=9)
             if column == 0:
@@ -156,6 +155,24 @@ def draw_curves(rows: Sequence[Row], path: Path, title: str) -> Path:
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
     return path
+
+
+def _perfect(row: Row) -> bool:
+    return all(point[f"pck@{t:g}"] == 1 for point in row["by_step"] for t in THRESHOLDS)
+
+
+def _best(rows: Sequence[Row], threshold: float) -> float:
+    values = [point[f"pck@{threshold:g}"] for row in rows for point in row["by_step"]]
+    return max((value for value in values if value is not None), default=1.0)
+
+
+def _table(title: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
 
 
 def _number(value: float | None, digits: int) -> str:

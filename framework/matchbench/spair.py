@@ -105,12 +105,12 @@ def read_pair(file: Path) -> Mapping[str, Any]:
     try:
         pair = json.loads(file.read_text(encoding="utf-8"))
         missing = [key for key in _NEEDED if key not in pair]
+        if missing:
+            raise UserError(f"{file} is no pair of SPair-71k: it lacks {', '.join(missing)}.")
         shapes = [np.asarray(pair[key], float).shape for key in ("src_kps", "trg_kps")]
         boxed = np.asarray(pair["trg_bndbox"], float).shape == (4,)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is no pair of SPair-71k: {error}.") from error
-    if missing:
-        raise UserError(f"{file} is no pair of SPair-71k: it lacks {', '.join(missing)}.")
     if not boxed or shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][1:] != (2,):
         raise UserError(
             f"{file} is no pair of SPair-71k: it has keypoints {shapes[0]} and {shapes[1]}; "

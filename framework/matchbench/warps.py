@@ -43,7 +43,8 @@ def random_spline(generator: torch.Generator, strength: float, knots: int = 4) -
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).flatten(0, 1)
     moved = grid + _uniform(generator, (knots * knots, 2)) * 2 * strength
     weights, affine = get_tps_transform(grid[None], moved[None])
-    return lambda points: warp_points_tps(points[None], grid[None], weights, affine)[0]
+    # Its kernels are centred at the second set of points, as kornia's documentation has it.
+    return lambda points: warp_points_tps(points[None], moved[None], weights, affine)[0]
 
 
 #: Kinds of warp by name: function and the strength that goes with it.
