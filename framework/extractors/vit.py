@@ -103,12 +103,12 @@ def load_encoder(
         )
     else:
         name = model
-    random = torch.random.get_rng_state()  # drawn from by initial weights
     try:
-        try:
-            made = timm.create_model(name, dynamic_img_size=True, **options)
-        except TypeError:  # a network that takes any size as it is
-            made = timm.create_model(name, **options)
+        with torch.random.fork_rng():  # initial weights draw from it
+            try:
+                made = timm.create_model(name, dynamic_img_size=True, **options)
+            except TypeError:  # a network that takes any size as it is
+                made = timm.create_model(name, **options)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(
@@ -116,8 +116,6 @@ def load_encoder(
             f"{(lines[0] if lines else type(error).__name__)[:300]} Give a timm name that can be "
             "had, or a local folder or file."
         ) from error
-    finally:
-        torch.random.set_rng_state(random)
     if not hasattr(made, "forward_intermediates"):
         raise UserError(
             f"extractor.model '{model}' is a {type(made).__name__}, whose inner grids timm does "

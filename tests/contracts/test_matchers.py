@@ -15,12 +15,15 @@ from framework.types import Correspondence, Features, Masks, Views
 
 GRIDS = [(8, 8), (5, 9), (12, 4), (1, 6), (1, 1)]
 #: Options that tests need, by name; others are tested with their defaults.
-OPTIONS: dict[str, dict] = {}
+OPTIONS: dict[str, dict] = {
+    "loftr": {"weights": "random"},
+    "lightglue": {"weights": "random", "detector_weights": "random"},
+}
 #: Pixels of a cell.
 CELL = 8
 
 
-@pytest.fixture(params=MATCHERS.names())
+@pytest.fixture(params=MATCHERS.names(), scope="module")
 def matcher(request):
     return MATCHERS.get(request.param)(**OPTIONS.get(request.param, {}))
 
