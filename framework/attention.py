@@ -55,11 +55,20 @@ def finish(attn: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
     return output / attn.rescale_output_factor
 
 
-class InjectingProcessor:
-    """Self-attention in which the targets' rows go through the session's injector."""
+NAMES = ("query", "key", "value")
 
-    def __init__(self, session: Session) -> None:
+
+class InjectingProcessor:
+    """Self-attention in which the targets' rows go through the session's injector.
+
+    Args:
+        session: of the sampling call.
+        name: the layer's path.
+    """
+
+    def __init__(self, session: Session, name: str) -> None:
         self.session = session
+        self.name = name
 
     def __call__(
         self,
@@ -73,26 +82,30 @@ class InjectingProcessor:
         hidden = hidden_states
         if attn.group_norm is not None:
             hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
-        query, key, value = project(attn, hidden)
+        tensors = project(attn, hidden)
         session = self.session
+        session.keep(self.name, dict(zip(NAMES, tensors, strict=True)))
         if not session.injecting:
-            out = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
+            out = F.scaled_dot_product_attention(*tensors, scale=attn.scale)
             return finish(attn, out, hidden_states)
         layout = session.layout
-        (ref_q, tgt_q), (ref_k, tgt_k), (ref_v, tgt_v) = map(layout.split, (query, key, value))
+        reference, target = zip(*map(layout.split, tensors), strict=True)
+        if not layout.references:
+            reference = tuple(session.recalled(self.name, name) for name in NAMES)
+        beside = {
+            f"reference_{name}": layout.pair(tensor)
+            if name in session.injector.uses
+            else tensor[:0]
+            for name, tensor in zip(NAMES, reference, strict=True)
+        }
         inputs = AttentionInputs(
-            query=tgt_q,
-            key=tgt_k,
-            value=tgt_v,
-            reference_query=layout.pair(ref_q),
-            reference_key=layout.pair(ref_k),
-            reference_value=layout.pair(ref_v),
-            grid=session.grid(hidden.shape[1]),
-            scale=attn.scale,
+            *target, **beside, grid=session.grid(hidden.shape[1]), scale=attn.scale
         )
-        target = session.attend(inputs)
-        reference = F.scaled_dot_product_attention(ref_q, ref_k, ref_v, scale=attn.scale)
-        return finish(attn, layout.join(reference, target), hidden_states)
+        out = session.attend(inputs)
+        if layout.references:
+            own = F.scaled_dot_product_attention(*reference, scale=attn.scale)
+            out = layout.join(own, out)
+        return finish(attn, out, hidden_states)
 
 
 def require_plain(name: str, processor: Any) -> None:
@@ -134,7 +147,7 @@ def replaced_processors(layers: dict[str, Attention], make: Any) -> Iterator[Non
 @contextmanager
 def injection(layers: dict[str, Attention], session: Session) -> Iterator[None]:
     """Let the session's injector act in these layers for the duration of the context."""
-    with replaced_processors(layers, lambda name, old: InjectingProcessor(session)):
+    with replaced_processors(layers, lambda name, old: InjectingProcessor(session, name)):
         yield
 
 

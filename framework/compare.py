@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from framework.cache import make_cache
 from framework.composer import build_parts
 from framework.config import Config
 from framework.errors import UserError
@@ -104,7 +105,9 @@ def make_samplers(pipe: Any, concept: Concept, config: Config) -> dict[str, Samp
     """
     return {
         BASELINE: Sampler(pipe, concept, build_parts(baseline_config(config)), config.sampler),
-        TREATED: Sampler(pipe, concept, build_parts(config), config.sampler),
+        TREATED: Sampler(
+            pipe, concept, build_parts(config), config.sampler, make_cache(config.cache)
+        ),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from framework.cache import make_cache
 from framework.concepts import load_concept
 from framework.config import Config, load_config
 from framework.loading import load_pipeline
@@ -56,4 +57,4 @@ def compose(
     model = pipe if pipe is not None else load_pipeline(typed.model)
     if typed.concept.weights is not None:
         plug_in(model, resolve_path(typed.concept.weights), chosen, typed)
-    return Sampler(model, chosen, build_parts(typed), typed.sampler)
+    return Sampler(model, chosen, build_parts(typed), typed.sampler, make_cache(typed.cache))

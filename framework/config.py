@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from framework.cache import CacheConfig
 from framework.config_layers import (
     Layer,
     from_override,
@@ -79,6 +80,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     concept: ConceptConfig = field(default_factory=ConceptConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     personalizer: dict[str, Any] = field(default_factory=lambda: {"name": "textual_inversion"})
     trajectory: dict[str, Any] = field(default_factory=lambda: {"name": "ddim_inversion"})
@@ -117,6 +119,7 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "concept": ConceptConfig,
     "sampler": SamplerConfig,
+    "cache": CacheConfig,
     "evaluation": EvaluationConfig,
 }
 

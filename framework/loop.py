@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from framework.attention import detached_attention
+from framework.branch import ReferenceBranch, ReferenceStep
 from framework.denoiser import Denoiser
 from framework.interfaces import GuidanceInputs
 from framework.model import Condition
@@ -20,7 +21,20 @@ from framework.types import Layout, Reference, StepTrace, Views
 
 
 class Loop:
-    """The denoising loop of one batch."""
+    """The denoising loop of one batch.
+
+    Args:
+        denoiser: the model with its schedule.
+        parts: the sampler's parts.
+        plan: which of them act in which step.
+        session: what attached layers share; None if nothing is attached.
+        reference: the prepared reference, or None if no step shows it.
+        conditions: text conditions of the reference (halves rows) and of the targets.
+        layout: order of the rows with the reference taking part.
+        scale: of classifier-free guidance.
+        branch: evaluates the reference apart from the targets; None: both go through the U-Net
+            together.
+    """
 
     def __init__(
         self,
@@ -32,11 +46,13 @@ class Loop:
         conditions: tuple[Condition, Condition],
         layout: Layout,
         scale: float,
+        branch: ReferenceBranch | None = None,
     ) -> None:
         self.denoiser, self.parts, self.plan = denoiser, parts, plan
         self.session, self.reference = session, reference
         self.reference_condition, self.target_condition = conditions
         self.layout, self.scale = layout, scale
+        self.branch = branch
         self._viewed = 0
 
     def run(self, latents: Tensor, trace: bool) -> tuple[Tensor, list[StepTrace]]:
@@ -56,11 +72,13 @@ class Loop:
         scheduler = self.denoiser.scheduler
         moment = scheduler.timesteps[index]
         noisy = scheduler.scale_model_input(latents, moment)  # z_t, whatever scale it is kept in
+        apart = self.branch.step(index) if shown and self.branch is not None else None
+        layout = Layout(self.layout.halves, int(shown and apart is None), self.layout.targets)
         if shown and self.plan.looks_ahead(index):
-            self._look_ahead(index, timestep, noisy)
-        layout = Layout(self.layout.halves, int(shown), self.layout.targets)
+            self._look_ahead(index, timestep, layout, noisy, apart)
         if self.session is not None:
             self.session.begin_step(layout, self.plan.injects(index))
+            self._recall(index, apart)
         rows = noisy.repeat(layout.halves, 1, 1, 1)
         differentiable = guided and self.parts.guidance.needs_gradient
         with torch.set_grad_enabled(differentiable):
@@ -69,9 +87,7 @@ class Loop:
             with detached_attention(
                 self.denoiser.model.unet, differentiable and self.parts.guidance.detach_attention
             ):
-                reference_rows, output_reference, output = self._evaluate(
-                    index, timestep, layout, rows
-                )
+                output_reference, output = self._evaluate(index, timestep, layout, rows)
         record = self._record(index, timestep, trace)
         if shown:
             output = self._look(
@@ -80,8 +96,7 @@ class Loop:
                 layout,
                 rows,
                 output,
-                reference_rows,
-                output_reference,
+                output_reference if apart is None else apart.output,
                 guided,
                 record,
             )
@@ -92,14 +107,26 @@ class Loop:
             record.target_clean = self.denoiser.clean(combined, noisy, timestep).cpu()
         return after, record
 
+    def _reference_rows(self, index: int) -> Tensor:
+        """What the U-Net is shown of the reference, (halves, C, h, w)."""
+        assert self.reference is not None
+        return self.reference.trajectory[index].repeat(self.layout.halves, 1, 1, 1)
+
     def _evaluate(
         self, index: int, timestep: float, layout: Layout, rows: Tensor
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
-        reference_rows = None
-        if layout.references:
-            assert self.reference is not None
-            reference_rows = self.reference.trajectory[index].repeat(layout.halves, 1, 1, 1)
-        return reference_rows, *self._denoise(timestep, layout, reference_rows, rows)
+    ) -> tuple[Tensor, Tensor]:
+        reference = self._reference_rows(index) if layout.references else None
+        return self._denoise(timestep, layout, reference, rows)
+
+    def _recall(self, index: int, apart: ReferenceStep | None) -> None:
+        """Hand what the reference left to those who need it while the targets are evaluated."""
+        if apart is None or self.session is None:
+            return
+        self.session.memory = apart.attention
+        if self.plan.captures(index) and self.parts.matcher.needs_features:
+            self.parts.extractor.recall(apart.features)
+        if self.plan.masks(index):
+            self.parts.mask.recall(apart.masks)
 
     def _denoise(
         self, timestep: float, layout: Layout, reference_rows: Tensor | None, rows: Tensor
@@ -118,21 +145,30 @@ class Loop:
         output = self.denoiser.model.denoise(joined, timestep, condition)
         return layout.split(output)
 
-    def _look_ahead(self, index: int, timestep: float, latents: Tensor) -> None:
+    def _look_ahead(
+        self,
+        index: int,
+        timestep: float,
+        layout: Layout,
+        latents: Tensor,
+        apart: ReferenceStep | None,
+    ) -> None:
         """Evaluate the step without injection, for descriptors of its own."""
         assert self.session is not None
-        layout = Layout(self.layout.halves, 1, self.layout.targets)
         rows = latents.repeat(layout.halves, 1, 1, 1)
         with torch.no_grad(), self.session.plain():
-            reference_rows, output_reference, output = self._evaluate(index, timestep, layout, rows)
-            assert reference_rows is not None
+            self.session.layout = layout
+            output_reference, output = self._evaluate(index, timestep, layout, rows)
+            if apart is not None:
+                self.parts.extractor.recall(apart.features)
+                output_reference = apart.output
             clean = self.denoiser.clean
             self._describe(
                 index,
                 timestep,
                 layout,
                 clean(output, rows, timestep),
-                clean(output_reference, reference_rows, timestep),
+                clean(output_reference, self._reference_rows(index), timestep),
             )
 
     def _describe(
@@ -186,17 +222,16 @@ class Loop:
         layout: Layout,
         rows: Tensor,
         output: Tensor,
-        reference_rows: Tensor | None,
         output_reference: Tensor,
         guided: bool,
         record: StepTrace | None,
     ) -> Tensor:
         """Extract features for the next step, guide this one, and note what was seen."""
-        assert (
-            self.session is not None and self.reference is not None and reference_rows is not None
-        )
+        assert self.session is not None
         used = self.session.features
-        reference_clean = self.denoiser.clean(output_reference.detach(), reference_rows, timestep)
+        reference_clean = self.denoiser.clean(
+            output_reference.detach(), self._reference_rows(index), timestep
+        )
         if record is not None:
             self._note(record, reference_clean, used)
         if self.plan.describes(index):

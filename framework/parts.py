@@ -64,6 +64,14 @@ class Plan:
         following = self.matches(step + 1) and not self.parts.extractor.current
         return following or self.guides(step)
 
+    def captures(self, step: int) -> bool:
+        """Whether activations of this step's reference branch are looked at by the extractor."""
+        return self.describes(step) or self.looks_ahead(step)
+
+    def masks(self, step: int) -> bool:
+        """Whether masks are used in this step."""
+        return self.injects(step) or self.guides(step)
+
     def shows_reference(self, step: int) -> bool:
         """Whether the reference branch takes part in this step."""
         return self.injects(step) or self.describes(step)

@@ -14,7 +14,10 @@ from framework.errors import UserError
 
 CONFIG_FILE = "config.yaml"
 #: Settings that say where and how, not what: a run may go on with other values of these.
-FREE_KEYS = ("output", "sampler.batch_size")
+FREE_KEYS = (
+    "output", "sampler.batch_size",
+    "cache.where", "cache.folder", "cache.max_gigabytes", "cache.max_entries",
+)  # fmt: skip
 _SHOWN = 4
 
 

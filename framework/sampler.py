@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from framework.attention import injection
+from framework.branch import ReferenceBranch, separable
+from framework.cache import Cache, make_cache
+from framework.cache.fingerprint import combine, of_module, of_part
 from framework.denoiser import Denoiser
 from framework.errors import UserError, check_range
 from framework.layers import self_attentions
@@ -45,23 +48,30 @@ class Sampler:
         concept: the concept and its reference images.
         parts: the swappable parts.
         config: the loop's options.
+        cache: where the reference branch's results are kept; default: this process's memory.
 
     Raises:
         UserError: the family or scheduler is not supported, the size is not a multiple of the
             model's step, a layer pattern matches nothing, the chosen layers do more than plain
             attention, or the reference index is out of range.
 
-    The prepared reference is kept. After changing the pipeline's weights make a new sampler.
+    The prepared reference is kept for as long as the U-Net's weights stay the same.
     """
 
     def __init__(
-        self, pipe: Any, concept: Concept, parts: Parts, config: SamplerConfig | None = None
+        self,
+        pipe: Any,
+        concept: Concept,
+        parts: Parts,
+        config: SamplerConfig | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.model = TextToImageModel(pipe)
         self.pipe = pipe
         self.concept = concept
         self.parts = parts
         self.config = config or SamplerConfig()
+        self.cache = make_cache() if cache is None else cache
         if self.config.reference_index >= len(concept.images):
             raise UserError(
                 f"reference_index is {self.config.reference_index}, but concept '{concept.name}' "
@@ -70,7 +80,7 @@ class Sampler:
         check_words(pipe.tokenizer, self._reference_prompt)
         self._denoiser(self.config.num_inference_steps)
         self._check_attachable(self.config.num_inference_steps)
-        self._references: dict[tuple[int, int, int], Reference] = {}
+        self._references: dict[tuple[Any, ...], Reference] = {}
 
     # ---------------------------------------------------------------- public
 
@@ -138,21 +148,53 @@ class Sampler:
         """The prepared reference for a number of steps; computed once and kept."""
         steps = self._steps(num_inference_steps)
         height, width = self._size()
-        key = (steps, height, width)
+        denoiser = self._denoiser(steps)
+        key = (steps, height, width, of_module(self.model.unet))
         if key not in self._references:
             image = prepare_image(
                 self.concept.images[self.config.reference_index], height, width, self.config.resize
             )
             clean = self.model.encode_image(image)
-            latents = self.parts.trajectory(self._denoiser(steps), clean)
-            self._references[key] = Reference(image=image, latent=clean, trajectory=latents)
+            latents = self._trajectory(denoiser, clean)
+            self._references = {key: Reference(image=image, latent=clean, trajectory=latents)}
         return self._references[key]
+
+    def _trajectory(self, denoiser: Denoiser, clean: Tensor) -> Tensor:
+        """The reference's latents at every step, from the cache or made now."""
+        if not self.cache.enabled:
+            return self.parts.trajectory(denoiser, clean)
+        encoders = (self.pipe.text_encoder, getattr(self.pipe, "text_encoder_2", None))
+        key = combine(
+            "trajectory",
+            of_part(self.parts.trajectory),
+            of_module(self.model.unet),
+            *(of_module(encoder) for encoder in encoders if encoder is not None),
+            self.model.dtype,
+            self.model.device.type,
+            dict(denoiser.scheduler.config),
+            denoiser.timesteps,
+            denoiser.alpha_bars,
+            denoiser.final_alpha_bar,
+            (denoiser.height, denoiser.width),
+            clean,
+            denoiser.condition("").embeds,
+        )
+        found = self.cache.get(key)
+        if found is not None and "latents" in found:
+            return found["latents"].to(clean)
+        latents = self.parts.trajectory(denoiser, clean)
+        self.cache.put(key, {"latents": latents})
+        return latents
 
     # ---------------------------------------------------------------- inputs
 
     def _size(self) -> tuple[int, int]:
         side = self.model.image_size
         return self.config.height or side, self.config.width or side
+
+    @property
+    def _layers(self) -> list[str]:
+        return self.parts.injector.config.layers
 
     @property
     def _reference_prompt(self) -> str:
@@ -245,10 +287,24 @@ class Sampler:
         reference = self.reference(steps) if plan.uses_reference else None
         conditions = self._conditions(prompts, halves)
         with ExitStack() as stack:
-            session = None
+            session = branch = None
             if reference is not None:
                 session = self._attach(stack, full, prompts, noises.shape[-2:])
-            loop = Loop(denoiser, self.parts, plan, session, reference, conditions, full, scale)
+                if separable(self.parts):
+                    layers = list(self_attentions(self.model.unet, self._layers))
+                    branch = ReferenceBranch(
+                        denoiser,
+                        self.parts,
+                        plan,
+                        session,
+                        reference,
+                        conditions[0],
+                        layers,
+                        self.cache,
+                    )
+            loop = Loop(
+                denoiser, self.parts, plan, session, reference, conditions, full, scale, branch
+            )
             return loop.run(noises * denoiser.scheduler.init_noise_sigma, trace)
 
     def _attach(
@@ -258,7 +314,7 @@ class Sampler:
         positions = [concept_positions(self.pipe, text, self.concept) for text in prompts]
         own = concept_positions(self.pipe, self._reference_prompt, self.concept)
         session = Session(layout, tuple(latent_size), parts.mask, parts.matcher, parts.injector)  # type: ignore[arg-type]
-        layers = self_attentions(unet, parts.injector.config.layers)
+        layers = self_attentions(unet, self._layers)
         stack.enter_context(parts.extractor.attach(unet))
         stack.enter_context(parts.mask.attach(unet, layout, session.latent_size, positions, own))
         stack.enter_context(injection(layers, session))

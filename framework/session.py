@@ -5,9 +5,10 @@ Held by the attention processors for the duration of a call; nothing is stored o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor
 
 from framework.geometry import resize_grid
@@ -31,6 +32,8 @@ class Session:
         features: descriptors to match with; None before the first are made, or if none are needed.
         views: pictures (and truth) to match with, for matchers that ask for them.
         truth: the true correspondence where it is known; goes into the views.
+        memory: what was recorded of the reference for this step, where it was evaluated apart.
+        record: where matched layers put the reference's tensors while it is evaluated apart.
         seen: matches and masks of the finest (if several, the last) layer injected in this step.
     """
 
@@ -50,6 +53,8 @@ class Session:
         self.features: Features | None = None
         self.views: Views | None = None
         self.truth: Correspondence | None = None
+        self.memory: Mapping[str, Tensor] = {}
+        self.record: dict[str, Tensor] | None = None
         self.injecting = False
         self.seen: tuple[Correspondence, Masks] | None = None
         self._flows: dict[tuple[int, int, int], Correspondence] = {}
@@ -100,6 +105,33 @@ class Session:
                 yield
         finally:
             self.injecting = before
+
+    @contextmanager
+    def recording(self, record: dict[str, Tensor] | None, masked: bool) -> Iterator[None]:
+        """While it lasts the reference is evaluated alone.
+
+        Args:
+            record: where matched layers leave what the injector uses; None if nowhere.
+            masked: whether the mask provider looks.
+        """
+        self.record = record
+        try:
+            with nullcontext() if masked else self.mask.paused():
+                yield
+        finally:
+            self.record = None
+
+    def keep(self, layer: str, tensors: Mapping[str, Tensor]) -> None:
+        """Record what the injector uses of the reference in one layer, if somebody asked for it."""
+        if self.record is not None:
+            for name in self.injector.uses:
+                self.record[f"{layer}/{name}"] = tensors[name]
+
+    def recalled(self, layer: str, name: str) -> Tensor:
+        """A recorded tensor, (halves, heads, H * W, d); empty where the injector uses none."""
+        if name in self.injector.uses:
+            return self.memory[f"{layer}/{name}"]
+        return torch.empty(0)
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """Run the injector in one layer; note what it used if no finer layer has acted yet."""

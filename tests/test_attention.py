@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from tiny import tiny_concept, tiny_parts, tiny_sampler
 
 from framework.attention import detached_attention, injection, project
+from framework.cache import NoCache
 from framework.errors import UserError
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.semantic_matching import SemanticMatching
@@ -98,7 +99,7 @@ def test_an_exception_in_a_part_leaves_the_pipeline_as_it_was(sd1, part):
 
 
 def test_an_exception_in_the_unet_leaves_the_pipeline_as_it_was(sd1):
-    sampler = tiny_sampler(sd1, guidance=SemanticMatching(start_step=1))
+    sampler = tiny_sampler(sd1, guidance=SemanticMatching(start_step=1), cache=NoCache())
     image = drawn(sd1)
     calls = []
 

@@ -22,6 +22,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from framework.cache import Cache
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.none import NoGuidance
 from framework.masks.cross_attention import CrossAttentionMask
@@ -207,8 +208,12 @@ def tiny_parts(pipe: DiffusionPipeline, injector: str | None = None, **parts: An
 
 
 def tiny_sampler(
-    pipe: DiffusionPipeline, concept: Concept | None = None, options: Any = None, **parts: Any
+    pipe: DiffusionPipeline,
+    concept: Concept | None = None,
+    options: Any = None,
+    cache: Cache | None = None,
+    **parts: Any,
 ) -> Sampler:
     """A sampler of 3 steps with :func:`tiny_parts`; ``options`` are those of SamplerConfig."""
     config = SamplerConfig(**({"num_inference_steps": 3} | (options or {})))
-    return Sampler(pipe, concept or tiny_concept(), tiny_parts(pipe, **parts), config)
+    return Sampler(pipe, concept or tiny_concept(), tiny_parts(pipe, **parts), config, cache)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from framework.extractors.blocks import captured, describe_blocks
 from framework.interfaces import FeatureExtractor
@@ -48,6 +50,7 @@ class DiffusionFeatures(FeatureExtractor):
     """
 
     Config = DiffusionConfig
+    separable = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -57,10 +60,31 @@ class DiffusionFeatures(FeatureExtractor):
     def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
         """Hook the chosen blocks; see the base class."""
         with captured(unet, self.config.blocks, "extractor.blocks") as self._captured:
+            self._memory: dict[str, Tensor] = {}
             yield
+        self._memory = {}
+
+    def remember(self) -> dict[str, Tensor]:
+        """The reference's activations, (halves, channels, H, W), by module."""
+        return dict(self._captured)
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """See the base class."""
+        self._memory = dict(memory)
+
+    def memory_key(self) -> str:
+        """See the base class."""
+        return f"activations of {self.config.blocks}"
+
+    def _rows(self, name: str, step: StepOutputs) -> tuple[Tensor, Tensor]:
+        """Activations of the reference and of the targets, together or apart evaluated."""
+        rows = self._captured[name]
+        if step.layout.references:
+            return step.layout.split(rows)
+        return self._memory[name].to(rows.device), rows
 
     def describe(self, step: StepOutputs) -> Features:
         """See :meth:`framework.interfaces.FeatureExtractor.describe`."""
-        split = [step.layout.split(grid) for grid in self._captured.values()]
+        split = [self._rows(name, step) for name in self._captured]
         references = [step.layout.pair(reference) for reference, _ in split]
         return describe_blocks([target for _, target in split], references, self.config.pca)

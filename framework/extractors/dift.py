@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ class Dift(FeatureExtractor):
     """
 
     Config = DiftConfig
+    separable = True  # it reads no activations of the running step, only of its own evaluations
 
     @contextmanager
     def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
@@ -76,13 +77,14 @@ class Dift(FeatureExtractor):
         """Mean over the noises: one grid for each block; the references only the first time."""
         clean = step.reference.latent.repeat(step.layout.halves, 1, 1, 1)
         known = self._references is not None
+        both = replace(step.layout, references=1)
         sums: list[list[Tensor]] = [[], []]
         for noise in self._noises(clean[0]):
             reference = None if known else self._noised(step, clean, noise[0])
             target = self._noised(step, step.target_clean, noise[1])
             step.evaluate(reference, target, self.config.timestep)
             for place, grid in enumerate(self._captured.values()):
-                parts = (None, grid) if known else step.layout.split(grid)
+                parts = (None, grid) if known else both.split(grid)
                 for total, part in zip(sums, parts, strict=True):
                     if part is None:
                         continue

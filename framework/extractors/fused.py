@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +74,26 @@ class Fused(FeatureExtractor):
                 "shows all of them the same step, so give them one value of step."
             )
         self.current = any(each.current for each in self.inner)
+        self.separable = all(each.separable for each in self.inner)
+
+    def remember(self) -> dict[str, Tensor]:
+        """What each extractor remembers, under its place."""
+        return {
+            f"{place}/{name}": tensor
+            for place, each in enumerate(self.inner)
+            for name, tensor in each.remember().items()
+        }
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """See the base class."""
+        for place, each in enumerate(self.inner):
+            start = f"{place}/"
+            own = {name: tensor for name, tensor in memory.items() if name.startswith(start)}
+            each.recall({name.removeprefix(start): tensor for name, tensor in own.items()})
+
+    def memory_key(self) -> str:
+        """See the base class."""
+        return " | ".join(each.memory_key() for each in self.inner)
 
     @contextmanager
     def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]

@@ -17,6 +17,8 @@ class AppearanceMatching(Injector):
     V_W = warp(V^X, F) * M' + V^Y * (1 - M') with M' = M^Y * U; queries and keys stay the target's.
     """
 
+    uses = ("value",)
+
     def attend(
         self, inputs: AttentionInputs, correspondence: Correspondence | None, masks: Masks
     ) -> Tensor:

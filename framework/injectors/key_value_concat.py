@@ -19,6 +19,7 @@ class KeyValueConcat(Injector):
     M^X is 0 it takes no part.
     """
 
+    uses = ("key", "value")
     needs_correspondence = False
 
     def attend(

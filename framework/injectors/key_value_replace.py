@@ -14,6 +14,7 @@ from framework.types import Correspondence, Masks
 class KeyValueReplace(Injector):
     """Keys and values of the reference replace the target's (MasaCtrl, Cao et al., ICCV 2023)."""
 
+    uses = ("key", "value")
     needs_correspondence = False
 
     def attend(

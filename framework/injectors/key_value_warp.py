@@ -18,6 +18,8 @@ class KeyValueWarp(Injector):
     part of its own structure.
     """
 
+    uses = ("key", "value")
+
     def attend(
         self, inputs: AttentionInputs, correspondence: Correspondence | None, masks: Masks
     ) -> Tensor:

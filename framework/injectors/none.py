@@ -14,6 +14,7 @@ from framework.types import Correspondence, Masks
 class NoInjection(Injector):
     """Plain self-attention: the personalized baseline."""
 
+    uses = ()
     needs_correspondence = False
     injects = False
 

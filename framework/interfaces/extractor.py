@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
+from torch import Tensor
+
+from framework.cache.fingerprint import of_part
 from framework.interfaces.part import Part
 from framework.shapes import check_shape
 from framework.step import StepOutputs
@@ -29,6 +33,23 @@ class FeatureExtractor(Part, ABC):
     #: evaluation, so the sampler then evaluates both branches once without injection before every
     #: matched step (twice the U-Net's work there). May be set by the constructor.
     current: bool = False
+
+    #: Whether the reference branch may be evaluated apart from the targets, so that it runs once
+    #: for all of them and can be cached. Then hooks see first the reference's rows alone, after
+    #: which :meth:`remember` is called, and later, after :meth:`recall`, the targets' alone
+    #: (``step.layout.references`` is 0). False: both are always evaluated together.
+    separable: bool = False
+
+    def remember(self) -> dict[str, Tensor]:
+        """What :meth:`describe` will need of the reference branch just evaluated, by name."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`remember` gave, perhaps long ago; a description follows."""
+
+    def memory_key(self) -> str:
+        """Names what :meth:`remember` gives for one evaluation: equal keys, equal memory."""
+        return of_part(self, private=False)
 
     def attach(self, unet: object) -> AbstractContextManager[None]:
         """Install hooks for the duration of a sampling call. Default: nothing to install."""

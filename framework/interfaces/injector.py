@@ -53,7 +53,7 @@ class AttentionInputs:
     Attributes:
         query, key, value: of the targets, (B, heads, H * W, d).
         reference_query, reference_key, reference_value: of the reference, repeated beside each
-            target, same shape.
+            target, same shape; empty where :attr:`Injector.uses` does not name them.
         grid: (H, W).
         scale: factor on the attention logits; None is 1 / sqrt(d).
     """
@@ -76,6 +76,8 @@ class Injector(Part, ABC):
 
     * :meth:`attend`, a pure function of tensors; ``framework.injectors.functional`` has
       :func:`attention`, :func:`warp_tokens` and :func:`blend`;
+    * ``uses``, if it looks at a part of the reference's tensors only: the others are then neither
+      repeated nor cached;
     * ``needs_correspondence = False`` if it uses no matches (then no features are computed).
 
     One that uses matches leaves the target's plain attention, bit for bit, where the confidence is
@@ -83,6 +85,8 @@ class Injector(Part, ABC):
     """
 
     Config = InjectorConfig
+    #: Which of the reference's tensors it looks at; the others may be empty.
+    uses: tuple[str, ...] = ("query", "key", "value")
     needs_correspondence: bool = True
     injects: bool = True
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
+from torch import Tensor
+
+from framework.cache.fingerprint import of_part
 from framework.interfaces.part import Part
 from framework.shapes import check_shape
 from framework.types import Layout, Masks
@@ -18,6 +22,24 @@ class MaskProvider(Part, ABC):
     * :meth:`masks`, called from inside a U-Net evaluation by each matched layer;
     * optionally :meth:`attach`, a context manager around a sampling call, and :meth:`begin_step`.
     """
+
+    #: Whether the reference branch may be evaluated apart from the targets, so that it runs once
+    #: for all of them and can be cached. Then a step has two U-Net evaluations: one with the layout
+    #: of the reference alone (no targets), after which :meth:`remember` is called, and, after
+    #: :meth:`begin_step` and :meth:`recall`, one of the targets alone (no references). False: both
+    #: are always evaluated together.
+    separable: bool = False
+
+    def remember(self) -> dict[str, Tensor]:
+        """What masks will need of the reference branch just evaluated, by name."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`remember` gave, perhaps long ago. Only in steps that use masks."""
+
+    def memory_key(self) -> str:
+        """Names what :meth:`remember` gives for one evaluation: equal keys, equal memory."""
+        return of_part(self, private=False)
 
     def attach(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,7 @@ class CrossAttentionMask(MaskProvider):
     """
 
     Config = CrossAttentionMaskConfig
+    separable = True
     _paused = False
 
     @contextmanager
@@ -73,6 +74,7 @@ class CrossAttentionMask(MaskProvider):
         """Capture maps in the cross-attention layers; see the base class."""
         layers = resolve(unet, self.config.layers, is_cross_attention, "mask.layers")
         self._latent_size = latent_size
+        self._device = next(unet.parameters()).device
         given = self.config.tokens
         self._target_tokens = target_tokens if given is None else [given] * len(target_tokens)
         self._reference_tokens = reference_tokens if given is None else given
@@ -104,6 +106,20 @@ class CrossAttentionMask(MaskProvider):
         """See the base class."""
         self._layout = layout
         self._maps: list[Tensor] = []
+        self._memory: list[Tensor] | None = None
+
+    def remember(self) -> dict[str, Tensor]:
+        """The reference's map of each layer, (1, H, W), in their order."""
+        return {f"{place:03d}": maps for place, maps in enumerate(self._maps)}
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """See the base class."""
+        self._memory = [memory[place].to(self._device) for place in sorted(memory)]
+
+    def memory_key(self) -> str:
+        """See the base class."""
+        config = self.config
+        return f"maps of {config.layers} at {config.resolution} for {self._reference_tokens}"
 
     @contextmanager
     def paused(self) -> Iterator[None]:  # type: ignore[override]
@@ -121,7 +137,7 @@ class CrossAttentionMask(MaskProvider):
 
     def wants(self, positions: int) -> bool:
         """Whether a layer with that many positions has the chosen resolution."""
-        if self._paused or not self._layout.references:
+        if self._paused or not (self._layout.references or self._memory is not None):
             return False
         grid = grid_of(positions, *self._latent_size)
         self._grids.add(grid)
@@ -131,7 +147,8 @@ class CrossAttentionMask(MaskProvider):
         """Keep the concept's column of one layer.
 
         Args:
-            probabilities: conditional half, (1 + N, heads, positions, tokens), reference first.
+            probabilities: conditional half, (rows, heads, positions, tokens), reference first if it
+                takes part.
         """
         grid = grid_of(probabilities.shape[2], *self._latent_size)
         mean = probabilities.detach().float().mean(dim=1)
@@ -141,7 +158,9 @@ class CrossAttentionMask(MaskProvider):
                 f"mask.tokens has position {last}; the text has {mean.shape[-1]} tokens, numbered "
                 "from 0."
             )
-        rows = [self._reference_tokens, *self._target_tokens]
+        layout = self._layout
+        targets = self._target_tokens if layout.targets else []
+        rows = [self._reference_tokens] * layout.references + targets
         columns = [row[:, tokens].mean(dim=-1) for row, tokens in zip(mean, rows, strict=True)]
         self._maps.append(torch.stack(columns).unflatten(1, grid))
 
@@ -157,7 +176,10 @@ class CrossAttentionMask(MaskProvider):
                 f"that grid comes before the first matched layer; grids seen: "
                 f"{sorted(self._grids)}."
             )
-        both = resize_mask(normalise(torch.stack(self._maps).mean(dim=0)), height, width)
+        maps = torch.stack(self._maps)
+        if self._memory is not None:
+            maps = torch.cat([torch.stack(self._memory[: len(maps)]), maps], dim=1)
+        both = resize_mask(normalise(maps.mean(dim=0)), height, width)
         halves = pairs // (both.shape[0] - 1)
         return Masks(
             target=both[1:].repeat(halves, 1, 1),

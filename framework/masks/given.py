@@ -44,6 +44,7 @@ class GivenMask(MaskProvider):
     """
 
     Config = GivenMaskConfig
+    separable = True
 
     @contextmanager
     def attach(  # type: ignore[override]
