@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from tiny import tiny_sampler
 
+from framework.cache import NoCache
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.extractors.pca import joint_pca
 from framework.geometry import resize_grid
@@ -24,7 +25,7 @@ def test_features_are_the_previous_steps_blocks_after_the_upsampler(sd1):
         for name in seen
     ]
     try:
-        sampler = tiny_sampler(sd1, extractor=DiffusionFeatures(pca=20))
+        sampler = tiny_sampler(sd1, extractor=DiffusionFeatures(pca=20), cache=NoCache())
         sampler.reference()
         for outputs in seen.values():
             outputs.clear()
@@ -34,14 +35,15 @@ def test_features_are_the_previous_steps_blocks_after_the_upsampler(sd1):
             hook.remove()
     for step in (1, 2):
         halves = []
-        for half in (0, 2):  # rows: reference, target for each half
+        for half in (0, 1):
             parts = []
             for name in ("2", "1"):  # finest first
-                grid = seen[name][step - 1].permute(0, 2, 3, 1)
-                assert grid.shape[1] == {"1": 8, "2": 16}[name]
-                grid = resize_grid(grid, 16, 16, align_corners=True)
-                reference, target = grid[half : half + 1], grid[half + 1 : half + 2]
-                parts.append(joint_pca(target, reference, 10))
+                pair = []
+                for call in (2 * step - 1, 2 * step - 2):  # the reference comes first
+                    grid = seen[name][call][half : half + 1].permute(0, 2, 3, 1)
+                    assert grid.shape[1] == {"1": 8, "2": 16}[name]
+                    pair.append(resize_grid(grid, 16, 16, align_corners=True))
+                parts.append(joint_pca(*pair, 10))
             target = torch.cat([part[0] for part in parts], dim=-1)
             halves.append(torch.nn.functional.normalize(target, dim=-1))
         torch.testing.assert_close(
@@ -81,16 +83,16 @@ def test_without_pca_and_from_one_block(sd1):
 def test_the_current_step_is_described_before_anything_is_injected(sd1):
     """Descriptors of step t are those of an evaluation without injection from the same latents."""
     prompt, options = "a photo of a {}", {"output_type": "latent", "return_trace": True}
-    calls = []
+    calls, extractor = [], DiffusionFeatures(pca=None, step="current")
     hook = sd1.unet.register_forward_hook(lambda *args: calls.append(1))
     try:
-        sampler = tiny_sampler(sd1, extractor=DiffusionFeatures(pca=None, step="current"))
+        sampler = tiny_sampler(sd1, extractor=extractor, cache=NoCache())
         sampler.reference()
         calls.clear()
         trace = sampler(prompt, **options).trace
     finally:
         hook.remove()
-    assert len(calls) == 5  # three steps, two of them matched
+    assert len(calls) == 7  # targets in three steps, in two of them twice; the reference in two
     assert trace[0].features is None
     # In the first matched step the latents are those of the plain pipeline.
     injector = AppearanceMatching(layers=[r"up_blocks\.3\..*attn1"], start_step=2)
