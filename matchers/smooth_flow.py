@@ -68,6 +68,7 @@ class SmoothFlow(Matcher):
             "needs_views",
             "needs_truth",
             "views_every",
+            "width",
             "differentiable",
             "invariant",
         ):

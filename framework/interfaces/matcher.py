@@ -38,6 +38,8 @@ class Matcher(Part, ABC):
     needs_truth: bool = False
     #: While sampling, pictures are decoded anew in every so many steps.
     views_every: int = 1
+    #: Channels D its descriptors must have; None: any. Set by the constructor where weights decide.
+    width: int | None = None
     #: Whether gradients reach the descriptors through the flow or the confidence.
     differentiable: bool = False
     #: Whether it promises, for descriptors that tell all cells apart, that an image matched with

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import interpolate, normalize, pad
 
 from framework.errors import UserError
 from framework.registry import MATCHERS
@@ -60,6 +60,8 @@ def views(target, reference, shift=(0, 0)):
 
 def match(matcher, target, reference, masks=None, shift=(0, 0)):
     masks = masks or ones(target)
+    if matcher.width is not None:  # it takes that many channels, the further ones are empty
+        target, reference = (pad(x, (0, matcher.width - x.shape[-1])) for x in (target, reference))
     return matcher(Features(target, reference), masks, views(target, reference, shift))
 
 
