@@ -32,11 +32,13 @@ class Learned:
         path: what the personalizer's ``load`` takes.
         seconds: wall time of the training that made them; None if they came from elsewhere.
         reused: whether they were there already.
+        cpu_seconds: processor time of that training, all threads together.
     """
 
     path: Path
     seconds: float | None
     reused: bool
+    cpu_seconds: float | None = None
 
 
 def learn(pipe: Any, concept: Concept, config: Config, folder: Path) -> Learned:
@@ -59,17 +61,19 @@ def learn(pipe: Any, concept: Concept, config: Config, folder: Path) -> Learned:
     note = folder / NOTE
     found = _read(note)
     if found.get("identity") == identity and (folder / str(found.get("file"))).exists():
-        return Learned(folder / found["file"], found.get("seconds"), True)
-    start = time.perf_counter()
+        path = folder / found["file"]
+        return Learned(path, found.get("seconds"), True, found.get("cpu_seconds"))
+    start, used = time.perf_counter(), time.process_time()
     path = config.part("personalizer").train(pipe, concept, folder, seed=config.seed)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - used
     said = {
         "identity": identity,
         "file": str(Path(path).relative_to(folder)),
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu, 3),
     }
     write_atomic(note, json.dumps(said, indent=2).encode())
-    return Learned(Path(path), seconds, False)
+    return Learned(Path(path), seconds, False, cpu)
 
 
 def personalizer_for(path: Path, config: Config) -> Any:

@@ -60,6 +60,10 @@ class CustomDiffusion(TrainedPersonalizer):
     formats = (CUSTOM_DIFFUSION,)
     extra_tokens = 1
 
+    def word_rate(self) -> float | None:
+        """See the base class."""
+        return self.config.word_learning_rate
+
     def check_words(self, pipe: Any, concept: Concept) -> None:
         """Refuse a placeholder that is taken, and an initializer nobody knows."""
         check_placeholder(pipe, concept.placeholder)

@@ -1,14 +1,15 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from tiny import tiny_sd
 from tiny_encoders import flat, mean_colour, named_colours, save_clip, save_identity
 
-from framework.cli.compare import finished
 from framework.cli.main import main
 from framework.compare import BASELINE, TREATED, baseline_config, cells, check_prompts, compare_arms
 from framework.concepts import load_concept, write_concept_file
@@ -17,6 +18,7 @@ from framework.errors import UserError
 from framework.metrics.judge import Judge
 from framework.metrics.loading import Encoders
 from framework.personalize import NOTE, fingerprint, learn
+from framework.two_pass import finished
 
 WORDS = ['prompts=["a photo of a {} on the grass"]', "seeds=[0,1]"]
 
@@ -224,19 +226,69 @@ def test_compare_resumes_concept_by_concept(settings, tmp_path, capsys):
     assert "another configuration" in capsys.readouterr().err
 
 
+def test_another_judge_scores_the_kept_pictures(settings, world, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    words = ["compare", "--output", str(run), "--concepts", "blot", *settings, "seeds=[1]"]
+    words += ["--resume", f"evaluation.identity={tmp_path / 'identity'}"]
+    shutil.copytree(world / "identity", tmp_path / "identity")
+    assert main(words) == 0
+    folder = run / "concepts" / "blot"
+    first = json.loads((folder / "result.json").read_text())
+    picture = (folder / "images" / TREATED / "0-1.png").stat().st_mtime_ns
+    (tmp_path / "identity" / "note.txt").write_text("another judge")
+    monkeypatch.setattr("framework.two_pass.compare_arms", None)  # drawing would fail
+    assert main(words) == 0
+    second = json.loads((folder / "result.json").read_text())
+    assert second["judge"] != first["judge"]
+    assert second[TREATED] == first[TREATED]
+    assert (folder / "images" / TREATED / "0-1.png").stat().st_mtime_ns == picture
+
+
 def test_a_concept_is_finished_only_with_its_own_whole_result(settings, tmp_path):
-    config = load_config(None, [*settings, "concept.name=blot"])
-    concept = load_concept(config.concept)
+    config = load_config(None, [*settings, "concept.name=blot", "seeds=[1]"])
+    concept = load_concept(config)
+    cell = {"index": 0, "prompt": "a {}", "seed": 1, "file": "0-1.png"}
+    noted = {"identity": fingerprint(concept, config), "cells": [cell]}
+    for arm in (BASELINE, TREATED):
+        (tmp_path / "images" / arm).mkdir(parents=True)
+        (tmp_path / "images" / arm / "0-1.png").write_bytes(b"")
+    (tmp_path / "drawn.json").write_text(json.dumps(noted))
     result = tmp_path / "result.json"
-    assert finished(tmp_path, concept, config) is None
+    assert finished(tmp_path, concept, config, "me") is None
     for content in ('{"half', "[]", "{}", '{"identity": "other"}'):
         result.write_text(content)
-        assert finished(tmp_path, concept, config) is None
-    whole = {"identity": fingerprint(concept, config), "baseline": {}}
+        assert finished(tmp_path, concept, config, "me") is None
+    whole = {"identity": fingerprint(concept, config), "judge": "me"}
     result.write_text(json.dumps(whole))
-    assert finished(tmp_path, concept, config) == whole
+    assert finished(tmp_path, concept, config, "me") == whole
+    assert finished(tmp_path, concept, config, "you") is None
     other = replace(concept, images=concept.images[:1])
-    assert finished(tmp_path, other, config) is None
+    assert finished(tmp_path, other, config, "me") is None
+    (tmp_path / "images" / TREATED / "0-1.png").unlink()
+    assert finished(tmp_path, concept, config, "me") is None
+
+
+def test_several_methods_in_one_table(settings, tmp_path, capsys):
+    run = tmp_path / "run"
+    quick = [item for item in settings if not item.startswith("personalizer.")]
+    methods = ("textual_inversion", "dreambooth_lora")
+    words = ["compare", "--output", str(run), *quick, "seeds=[1]", "concept.placeholder='<it>'"]
+    words += ["personalizer.steps=1", "personalizer.batch_size=1"]
+    words += ["--personalizers", ",".join(methods), "--concepts", "blot"]
+    config = {name: {} for name in methods} | {"dreambooth_lora": {"prior": False}}
+    (tmp_path / "methods.yaml").write_text(yaml.safe_dump({"personalizers": config}))
+    assert main([*words, "--config", str(tmp_path / "methods.yaml")]) == 0
+    results = json.loads((run / "results.json").read_text())["methods"]
+    assert list(results) == list(methods)
+    for found in results.values():
+        assert found["mean"]["difference"]["identity"]["values"] == 1
+        assert found["seconds"]["training_cpu"] > 0
+    table = (run / "table.md").read_text()
+    assert table.count("**DreamMatcher**") == 2
+    assert "dreambooth_lora" in table
+    assert (run / "dreambooth_lora" / "config.yaml").is_file()
+    assert main([*words[:-2], "--personalizers", "dreamboot"]) == 2
+    assert "Did you mean 'dreambooth" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["blott", ",", "blot,nothing"])

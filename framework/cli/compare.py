@@ -1,20 +1,21 @@
 """Baseline against DreamMatcher over many concepts of the library, with confidence intervals.
 
-Each concept is learned, drawn with both arms and scored; what is finished is kept, so that an
-interrupted comparison goes on with --resume.
+First every concept is learned and drawn with both arms, then everything is scored. What is
+finished is kept, so that an interrupted comparison goes on with --resume; with another judge
+(evaluation.clip, evaluation.identity) the kept pictures are scored again.
 
 examples:
   dreammatcher compare
   dreammatcher compare --concepts taxi_car,bee_lamp --output runs/two
   dreammatcher compare --output runs/two --resume
+  dreammatcher compare --personalizers all --output runs/methods
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,13 @@ from framework.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from framework.config import Config
-    from framework.metrics.loading import Encoders
     from framework.types import Concept
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "compare"
 ALL = "all"
-RESULT = "result.json"
+METHODS = ("textual_inversion", "dreambooth", "dreambooth_lora", "custom_diffusion")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,22 +38,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concepts", metavar="all|a,b", default=ALL, help="names in the library (default all)"
     )
+    parser.add_argument(
+        "--personalizers",
+        metavar="all|a,b",
+        help="several methods, each learning every concept with its own settings "
+        f"(all: {', '.join(METHODS)}); default: the configured one",
+    )
     parser.add_argument("--output", metavar="DIR", help="run folder (default runs/compare)")
-    parser.add_argument("--resume", action="store_true", help="keep concepts that are finished")
+    parser.add_argument("--resume", action="store_true", help="keep what is finished")
     add_config(parser)
 
 
+@dataclass(frozen=True)
+class Task:
+    """One concept to be learned by one method.
+
+    Attributes:
+        method: name of the personalizer.
+        concept: the concept, under the word the method gives it.
+        config: its configuration.
+        folder: where everything of it goes.
+    """
+
+    method: str
+    concept: Concept
+    config: Config
+    folder: Path
+
+
 def run(args: argparse.Namespace) -> int:
-    """Compare, write, print."""
+    """Learn and draw everything, score everything, write, print."""
     from framework.config import load_config
 
-    config = load_config([CONFIG, *(args.config or [])], args.overrides)
+    sources = [CONFIG, *(args.config or [])]
+    config = load_config(sources, args.overrides)
     config = replace(config, output=args.output or config.output)
     from framework.compare import check_prompts, rehearse
-    from framework.concepts import load_concept
     from framework.loading import load_pipeline
     from framework.metrics.loading import load_encoders
     from framework.runs import open_run
+    from framework.two_pass import RESULT, judge_identity
 
     names = chosen_names(args.concepts, config)
     if config.concept.weights is not None or config.concept.path is not None:
@@ -61,31 +85,105 @@ def run(args: argparse.Namespace) -> int:
             "compare learns every concept of a library itself; leave out concept.weights and "
             "concept.path, and give concept.library if it is your own."
         )
-    configs = {name: replace(config, concept=replace(config.concept, name=name)) for name in names}
-    concepts = {name: load_concept(each) for name, each in configs.items()}
     folder = Path(config.output or "runs/compare").expanduser()
+    configs = {config.personalizer["name"]: config}
+    if args.personalizers is not None:
+        configs = {
+            method: replace(
+                load_config(sources, [f"personalizer={method}", *args.overrides]),
+                output=config.output,
+            )
+            for method in chosen_methods(args.personalizers)
+        }
+    for method, each in configs.items():
+        if each.personalizer["name"] != method:
+            raise UserError(
+                f"--personalizers has '{method}' and the configuration says personalizer="
+                f"{each.personalizer['name']}; give one of the two."
+            )
+    tasks = list(_tasks(configs, names, folder, several=args.personalizers is not None))
     logger.info("Loading the models ...")
     pipe = load_pipeline(config.model)
-    for concept in concepts.values():
-        check_prompts(pipe, concept, config)
-    rehearse(pipe, next(iter(concepts.values())), config)
+    for task in tasks:
+        check_prompts(pipe, task.concept, task.config)
+        task.config.part("personalizer").check(pipe, task.concept)
+    rehearse(pipe, tasks[0].concept, config)
     encoders = load_encoders(config.evaluation, pipe.device)
     open_run(folder, config)
+    for task in tasks:
+        if task.folder.parents[1] != folder:
+            open_run(task.folder.parents[1], task.config)
     _check_fresh(folder, args.resume)
     for name in ("results.json", "table.md"):
         (folder / name).unlink(missing_ok=True)
-    reports = {}
-    for place, (name, concept) in enumerate(concepts.items(), start=1):
-        target = folder / "concepts" / name
-        report = finished(target, concept, configs[name])
-        if report is None:
-            logger.info("%d/%d  %s", place, len(concepts), name)
-            report = one_concept(pipe, concept, configs[name], encoders, target)
-        else:
-            logger.info("%d/%d  %s is finished and kept", place, len(concepts), name)
-        reports[name] = report
-    _report(reports, folder)
+    _draw_all(pipe, tasks)
+    judge = judge_identity(config.evaluation)
+    reports: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        report = _score(task, encoders, judge)
+        reports.setdefault(task.method, {})[task.concept.name] = report
+    assert all((task.folder / RESULT).is_file() for task in tasks)
+    if args.personalizers is None:
+        _report(next(iter(reports.values())), folder)
+    else:
+        from framework.cli.methods import report_methods
+
+        report_methods(reports, folder)
     return 0
+
+
+def chosen_methods(text: str) -> list[str]:
+    """The personalizers of ``--personalizers``, each once, in the order given.
+
+    Raises:
+        UserError: none is given, or one is not known.
+    """
+    from framework.registry import PERSONALIZERS
+
+    if text == ALL:
+        return list(METHODS)
+    names = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not names:
+        raise UserError(f"--personalizers is '{text}'; expected 'all' or names joined by commas.")
+    for name in names:
+        PERSONALIZERS.get(name)
+    return names
+
+
+def _tasks(configs: dict[str, Config], names: list[str], folder: Path, several: bool) -> Any:
+    """Every method with every concept."""
+    from framework.concepts import load_concept
+
+    for method, config in configs.items():
+        root = folder / method.replace(":", ".") if several else folder
+        for name in names:
+            own = replace(config, concept=replace(config.concept, name=name))
+            yield Task(method, load_concept(own), own, root / "concepts" / name)
+
+
+def _draw_all(pipe: Any, tasks: list[Task]) -> None:
+    """First pass."""
+    from framework.two_pass import draw_concept, drawn
+
+    for place, task in enumerate(tasks, start=1):
+        title = f"{place}/{len(tasks)}  {task.concept.name} ({task.method})"
+        if drawn(task.folder, task.concept, task.config) is not None:
+            logger.info("%s is drawn and kept", title)
+            continue
+        logger.info("%s", title)
+        draw_concept(pipe, task.concept, task.config, task.folder)
+
+
+def _score(task: Task, encoders: Any, judge: str) -> dict[str, Any]:
+    """Second pass of one task, unless this judge has scored it."""
+    from framework.cli.results import write_grid
+    from framework.two_pass import finished, score_concept
+
+    report = finished(task.folder, task.concept, task.config, judge)
+    if report is None:
+        report, comparison = score_concept(task.concept, task.config, encoders, judge, task.folder)
+        write_grid(comparison, report, task.folder)
+    return report
 
 
 def chosen_names(text: str, config: Config) -> list[str]:
@@ -113,58 +211,8 @@ def chosen_names(text: str, config: Config) -> list[str]:
     return names
 
 
-def one_concept(
-    pipe: Any, concept: Concept, config: Config, encoders: Encoders, folder: Path
-) -> dict[str, Any]:
-    """Learn, draw and score one concept; ``result.json`` is written last."""
-    from framework.cli.results import write_grid, write_images, write_json
-    from framework.compare import BASELINE, TREATED, compare_arms
-    from framework.metrics.judge import Judge
-    from framework.metrics.scale import other_concepts
-    from framework.metrics.summary import summarise
-    from framework.personalize import fingerprint, learn
-
-    judge = Judge(encoders, concept, config.evaluation.text)
-    learned = learn(pipe, concept, config, folder / "personalizer")
-    restore = config.part("personalizer").load(pipe, learned.path, concept)
-    try:
-        comparison = compare_arms(pipe, concept, config, judge=judge)
-    finally:
-        restore()
-    scales = judge.scales(other_concepts(config.concept.library, concept))
-    scores = {name: arm.scores for name, arm in comparison.arms.items()}
-    report = summarise(scores, scales, BASELINE, TREATED)
-    write_images(comparison, folder)
-    write_grid(comparison, report, folder)
-    report |= {
-        "cells": [
-            {"file": cell.file, "prompt": cell.prompt, "seed": cell.seed}
-            for cell in comparison.cells
-        ],
-        "seconds": {
-            "training": learned.seconds,
-            **{f"sampling_{name}": arm.seconds for name, arm in comparison.arms.items()},
-        },
-        "identity": fingerprint(concept, config),
-    }
-    write_json(folder / RESULT, report)
-    return report
-
-
-def finished(folder: Path, concept: Concept, config: Config) -> dict[str, Any] | None:
-    """A concept's report if it is there, whole, and made from the same pictures."""
-    from framework.personalize import fingerprint
-
-    try:
-        report = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    same = isinstance(report, dict) and report.get("identity") == fingerprint(concept, config)
-    return report if same else None
-
-
 def _check_fresh(folder: Path, resume: bool) -> None:
-    done = sorted(path.parent.name for path in folder.glob(f"concepts/*/{RESULT}"))
+    done = sorted({path.parent.name for path in folder.glob("**/concepts/*/drawn.json")})
     if done and not resume:
         raise UserError(
             f"The output folder '{folder}' already has {len(done)} finished concept(s) "

@@ -34,6 +34,10 @@ class IdentifierPersonalizer(TrainedPersonalizer):
         """The identifier, whatever the concept is called."""
         return self.config.identifier
 
+    def word_rate(self) -> float | None:
+        """See the base class."""
+        return self.config.text_learning_rate
+
     def check_words(self, pipe: Any, concept: Concept) -> None:
         """Refuse an identifier that is empty, unknown or the class name itself."""
         word = concept.placeholder

@@ -146,6 +146,10 @@ class TrainedPersonalizer(Personalizer):
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return path
 
+    def word_rate(self) -> float | None:
+        """Learning rate of what is trained in the text encoder; None: as everything else's."""
+        return None
+
     def prompts(self, pipe: Any, concept: Concept) -> list[str]:
         """Every training sentence, the concept filled in."""
         tokenizers = [tower.tokenizer(pipe) for tower in towers(pipe)]
@@ -239,7 +243,7 @@ class TrainedPersonalizer(Personalizer):
             config.warmup,
             config.weight_decay,
             config.gradient_clip,
-            getattr(config, "text_learning_rate", None),
+            self.word_rate(),
             config.ema,
             config.accumulate,
         )
