@@ -11,7 +11,7 @@ from framework.interfaces import Matcher
 from framework.options import PartConfig, option
 from framework.registry import MATCHERS
 from framework.types import Correspondence, Masks
-from matchers.functional import argmax_flow
+from matchers.functional import argmax_flows
 
 
 @dataclass
@@ -35,8 +35,7 @@ class CycleArgmax(Matcher):
 
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""
-        flow = argmax_flow(target, reference)
-        reverse = argmax_flow(reference, target)
+        flow, reverse = argmax_flows(target, reference)
         gamma = target.shape[1] * masks.target.mean(dim=(1, 2), keepdim=True)
         confident = cycle_error(flow, reverse) < self.config.cycle_threshold * gamma
         return Correspondence(flow=flow, confidence=confident.to(target.dtype))

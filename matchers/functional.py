@@ -50,6 +50,55 @@ def nearest_neighbours(query: Tensor, keys: Tensor, chunk: int | None = None) ->
     return found
 
 
+def mutual_neighbours(
+    query: Tensor, keys: Tensor, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Nearest neighbours both ways, from similarities computed once.
+
+    Args:
+        query: (B, N, D), N >= 1.
+        keys: (B, M, D), M >= 1.
+        chunk: queries compared at a time; changes memory, not the result.
+
+    Returns:
+        int64 (B, N), the most similar key of every query; and (B, M), the most similar query of
+        every key. The first maximum wins.
+    """
+    there = query.new_empty(query.shape[:2], dtype=torch.int64)
+    back = query.new_zeros(keys.shape[:2], dtype=torch.int64)
+    for row, (one, other) in enumerate(zip(query, keys, strict=True)):
+        best = one.new_full((len(other),), float("-inf"))
+        start = 0
+        for part in similarities(one, other, chunk):
+            stop = start + len(part)
+            there[row, start:stop] = part.argmax(dim=-1)
+            value, place = part.T.contiguous().max(dim=-1)  # quicker than along columns
+            better = value > best
+            best = torch.where(better, value, best)
+            back[row] = torch.where(better, place + start, back[row])
+            start = stop
+    return there, back
+
+
+def argmax_flows(
+    target: Tensor, reference: Tensor, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Flows to the most similar cell, target to reference and reference to target.
+
+    Args:
+        target: descriptors (B, H, W, D).
+        reference: (B, H, W, D).
+        chunk: see :func:`mutual_neighbours`.
+
+    Returns:
+        Two flows (B, H, W, 2), (x, y) in whole cells.
+    """
+    height, width = target.shape[1:3]
+    both = mutual_neighbours(target.flatten(1, 2), reference.flatten(1, 2), chunk)
+    there, back = (cells(index, height, width) for index in both)
+    return there, back
+
+
 def argmax_flow(target: Tensor, reference: Tensor, chunk: int | None = None) -> Tensor:
     """Flow to the most similar reference cell (Eq. 7).
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.extractors.pca import joint_pca
+from framework.extractors.pca import resized_joint_pca
 from framework.geometry import resize_grid
 from framework.layers import anything, resolve
 from framework.types import Features
@@ -65,7 +65,8 @@ def describe_blocks(
 
     Args:
         targets: one grid for each block, (B, C, h, w).
-        references: likewise, beside each target.
+        references: likewise, (R, C, h, w) with R a divisor of B; row r stands beside the r-th
+            B / R targets.
         pca: components in all, shared equally by the blocks; None: no PCA.
     """
     order = sorted(range(len(targets)), key=lambda i: -targets[i].shape[2])  # stable
@@ -73,12 +74,17 @@ def describe_blocks(
     share = None if pca is None else max(1, pca // len(order))
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for i in order:
-        pair = [
-            resize_grid(grid.permute(0, 2, 3, 1).float(), height, width, align_corners=True)
-            for grid in (targets[i], references[i])
-        ]
-        projected = pair if share is None else joint_pca(pair[0], pair[1], share)
-        for side, grid in zip(found, projected, strict=True):
+        target, reference = targets[i], references[i]
+        if share is not None:
+            pair = resized_joint_pca(target, reference, share, height, width)
+        else:
+            many = len(target) // len(reference)
+            sized = [
+                resize_grid(grid.permute(0, 2, 3, 1).float(), height, width, align_corners=True)
+                for grid in (target, reference)
+            ]
+            pair = (sized[0], sized[1].repeat_interleave(many, dim=0))
+        for side, grid in zip(found, pair, strict=True):
             side.append(grid)
     return Features(target=unit(torch.cat(found[0], -1)), reference=unit(torch.cat(found[1], -1)))
 

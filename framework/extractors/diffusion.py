@@ -86,5 +86,5 @@ class DiffusionFeatures(FeatureExtractor):
     def describe(self, step: StepOutputs) -> Features:
         """See :meth:`framework.interfaces.FeatureExtractor.describe`."""
         split = [self._rows(name, step) for name in self._captured]
-        references = [step.layout.pair(reference) for reference, _ in split]
-        return describe_blocks([target for _, target in split], references, self.config.pca)
+        references, targets = zip(*split, strict=True)
+        return describe_blocks(targets, references, self.config.pca)

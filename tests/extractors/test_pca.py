@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from framework.extractors.pca import joint_pca
+from framework.extractors.pca import joint_pca, resized_joint_pca
+from framework.geometry import resize_grid
 
 
 def grids(seed=0):
@@ -55,3 +57,24 @@ def test_global_randomness_is_not_used():
     before = torch.random.get_rng_state()
     joint_pca(*grids(), 3)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dim", [3, 6, 99])
+@pytest.mark.parametrize(("height", "width"), [(5, 4), (9, 12)])
+def test_resizing_after_the_projection_gives_what_resizing_before_does(dim, height, width):
+    generator = torch.Generator().manual_seed(0)
+    target = 3 + torch.randn(4, 6, 5, 4, generator=generator)
+    reference = 2 + torch.randn(2, 6, 5, 4, generator=generator)
+    got = resized_joint_pca(target, reference, dim, height, width)
+    beside = reference.repeat_interleave(2, dim=0)
+    sized = [
+        resize_grid(grid.permute(0, 2, 3, 1), height, width, align_corners=True)
+        for grid in (target, beside)
+    ]
+    expected = joint_pca(*sized, dim)
+    for one, other in zip(got, expected, strict=True):
+        assert one.shape == other.shape
+        # Components have no sign: compare what they are used for.
+        ours = one.flatten(1, 2) @ got[1].flatten(1, 2).mT
+        theirs = other.flatten(1, 2) @ expected[1].flatten(1, 2).mT
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from matchers.functional import argmax_flow, nearest_neighbours
+from matchers.functional import argmax_flow, mutual_neighbours, nearest_neighbours
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 60, 1000])
@@ -53,3 +53,13 @@ def test_memory_is_bounded_by_the_chunk():
         flow = argmax_flow(descriptors, descriptors)
     assert torch.equal(flow, torch.zeros_like(flow))
     assert Largest.size <= 1024 * 4096
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4, 7])
+def test_both_ways_at_once(chunk):
+    """With ties: the first maximum wins in both directions, however the work is cut."""
+    query = torch.randint(-1, 2, (2, 10, 3), generator=torch.Generator().manual_seed(0)).float()
+    keys = torch.randint(-1, 2, (2, 6, 3), generator=torch.Generator().manual_seed(1)).float()
+    there, back = mutual_neighbours(query, keys, chunk)
+    assert torch.equal(there, nearest_neighbours(query, keys))
+    assert torch.equal(back, nearest_neighbours(keys, query))
