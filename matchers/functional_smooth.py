@@ -10,6 +10,9 @@ from torch import Tensor
 
 from matchers.functional import BUDGET
 
+#: Votes that may become the mode: the weightiest of a neighbourhood.
+CANDIDATES = 25
+
 
 def neighbours(grid: Tensor, radius: int) -> Tensor:
     """Values of the square window around each cell, zeros outside.
@@ -31,9 +34,10 @@ def voted_flow(
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean of those neighbours that agree with each other most.
 
-    Every neighbour votes with its weight, less the farther away it is. The flow with most votes
-    within the tolerance is found, and the mean of the votes around it is taken, so an outlier is
-    replaced by what surrounds it and the two sides of an edge do not mix.
+    Every neighbour votes with its weight, less the farther away it is. Among the weightiest votes
+    (:data:`CANDIDATES`) the one that most others agree with, within the tolerance, is found, and
+    the mean of the votes around it is taken, so an outlier is replaced by what surrounds it and
+    the two sides of an edge do not mix.
 
     Args:
         flow: (H, W, 2) in cells.
@@ -54,13 +58,16 @@ def voted_flow(
     near = torch.exp(-(span[:, None].square() + span.square()) / (2 * sigma**2)).flatten()
     weights, possible = weights * near, (inside * near).sum(dim=-1)
     means, supports = [], []
-    step = max(1, BUDGET // votes.shape[1] ** 2)
+    count = min(CANDIDATES, votes.shape[1])
+    step = max(1, BUDGET // (votes.shape[1] * count))
     for vote, mass in zip(votes.split(step), weights.split(step), strict=True):
-        agreement = _agreement(vote[:, :, None], vote[:, None], tolerance)  # (n, K, K)
         # The mode is a choice, so no gradient runs through it.
-        score = (agreement @ mass[..., None])[..., 0].masked_fill(mass <= 0, -math.inf)
+        heavy, index = mass.detach().topk(count, dim=-1)
+        chosen = vote.gather(1, index[..., None].expand(-1, -1, 2))
+        agreement = _agreement(chosen.detach()[:, :, None], vote.detach()[:, None], tolerance)
+        score = (agreement @ mass.detach()[..., None])[..., 0].masked_fill(heavy <= 0, -math.inf)
         best = score.argmax(dim=-1)[:, None, None].expand(-1, 1, 2)
-        agreed = mass * _agreement(vote, vote.gather(1, best), tolerance)
+        agreed = mass * _agreement(vote, chosen.gather(1, best), tolerance)
         support = agreed.sum(dim=-1)
         means.append((agreed[..., None] * vote).sum(dim=1) / support.clamp_min(1e-12)[:, None])
         supports.append(support)

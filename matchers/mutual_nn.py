@@ -11,7 +11,7 @@ from framework.interfaces import Matcher
 from framework.options import PartConfig, option
 from framework.registry import MATCHERS
 from framework.types import Correspondence, Masks
-from matchers.functional import cells, nearest_neighbours
+from matchers.functional import cells, mutual_neighbours
 
 
 @dataclass
@@ -27,7 +27,7 @@ class MutualNN(Matcher):
 
     Confidence is a decision, 0 or 1: 1 where the most similar target cell of the matched reference
     cell is the cell itself, or at most ``tolerance`` cells from it. Unlike ``cycle_argmax`` it
-    looks at no mask. Cost: every similarity twice, in chunks.
+    looks at no mask. Cost: every similarity once, in chunks.
     """
 
     Config = MutualNNConfig
@@ -35,8 +35,7 @@ class MutualNN(Matcher):
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""
         height, width = target.shape[1:3]
-        y, x = target.flatten(1, 2), reference.flatten(1, 2)
-        there, back = nearest_neighbours(y, x), nearest_neighbours(x, y)
+        there, back = mutual_neighbours(target.flatten(1, 2), reference.flatten(1, 2))
         returned = back.gather(1, there)
         own = torch.arange(height * width, device=returned.device)
         missed = torch.stack(

@@ -54,8 +54,8 @@ class SmoothFlow(Matcher):
     Confidence is s + (1 - fill) * min(0, c - s), with c the inner matcher's at the cell and s the
     support, the share of the neighbourhood's possible weight that agrees: a decision 0 / 1 becomes
     the probability that the neighbourhood sees it the same way, and where nothing around is
-    confident, as in an occluded part, it stays low. Cost: the inner matcher's, and K^2 operations a
-    cell and pass with K = (4 sigma + 1)^2 neighbours.
+    confident, as in an occluded part, it stays low. Cost: the inner matcher's, and 25 K operations
+    a cell and pass with K = (4 sigma + 1)^2 neighbours.
     """
 
     Config = SmoothFlowConfig
@@ -65,6 +65,7 @@ class SmoothFlow(Matcher):
         self.inner: Matcher = build("matcher", self.config.matcher)
         for name in (
             "needs_features",
+            "width",
             "needs_views",
             "needs_truth",
             "views_every",
