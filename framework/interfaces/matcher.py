@@ -94,6 +94,11 @@ class Matcher(Part, ABC):
             check_shape(f"{who}: reference descriptors", features.reference, whole)
             shape = whole[:3]
             check_shape(f"{who}: target mask", masks.target, shape)
+            if not bool(features.target.isfinite().all() & features.reference.isfinite().all()):
+                raise UserError(
+                    f"{who}: the descriptors are not finite; the model overflowed. Give it a wider "
+                    "data type (model.dtype=float32 or bfloat16)."
+                )
         check_shape(f"{who}: reference mask", masks.reference, shape)
         self._check_views(views, shape[0])
         result = self.correspond(features, masks, views)

@@ -212,3 +212,12 @@ def test_what_it_needs_and_does_not_get_is_named(matcher):
     if matcher.needs_truth:
         with pytest.raises(UserError, match="true correspondence"):
             matcher(Features(target, target), ones(target), Views(given.target, given.reference))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_descriptors_that_are_not_finite_are_named(matcher, value):
+    target = descriptors(1, 4, 4)
+    broken = target.clone()
+    broken[0, 1, 2, 3] = value
+    with pytest.raises(UserError, match="descriptors are not finite"):
+        matcher(Features(broken, target), ones(target), views(target, target))
