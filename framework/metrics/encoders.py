@@ -62,7 +62,7 @@ class ImageEncoder(_Encoder):
     """CLIP's image tower.
 
     Args:
-        model: a transformers ``CLIPModel``.
+        model: a transformers ``CLIPModel``, or another with a tower of pictures and one of texts.
         preprocess: how pictures are made ready.
         device: where it runs.
         batch_size: pictures encoded together.
@@ -87,7 +87,7 @@ class TextEncoder(_Encoder):
     """CLIP's text tower.
 
     Args:
-        model: a transformers ``CLIPModel``.
+        model: a transformers ``CLIPModel``, or another with a tower of pictures and one of texts.
         tokenizer: its tokenizer.
         device: where it runs.
         batch_size: texts encoded together.

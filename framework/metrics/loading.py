@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
 
 from framework.errors import UserError
 from framework.metrics.config import EvaluationConfig
@@ -62,7 +62,11 @@ def load_clip(
     folder = _local("evaluation.clip", config.clip)
     source = str(folder or config.clip)
     try:
-        model = CLIPModel.from_pretrained(source).float()
+        model = AutoModel.from_pretrained(source).float()
+        if not hasattr(model, "get_image_features"):
+            raise TypeError(
+                f"it holds a {type(model).__name__}, not a model of pictures and texts."
+            )
         tokenizer = AutoTokenizer.from_pretrained(source)
         options, _ = CLIPImageProcessor.get_image_processor_dict(source)
     except Exception as error:

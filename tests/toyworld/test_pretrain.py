@@ -9,19 +9,28 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import AutoModel, CLIPTokenizer
 
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld, training_scene
-from framework.toyworld.pretrain import cli, clip, devices, distil, identity, models, prompts
-from framework.toyworld.pretrain.stage import averaged_weights, load_checkpoint
-from framework.toyworld.pretrain.teacher import Teacher, load_teacher
+from framework.toyworld.pretrain import (
+    cli,
+    clip,
+    clip_stage,
+    devices,
+    identity,
+    models,
+    muon,
+    prompts,
+)
+from framework.toyworld.pretrain.stage import load_checkpoint
 from framework.toyworld.pretrain.tokenizer import UNKNOWN, build_tokenizer, is_known
 
 OBJECTS, VIEWS = 8, 2
 SMALL = {
     "vae": ["channels=[16,16,16]", "batch_size=2", "crop=32"],
-    "clip": ["batch_size=4", "width=64", "vision_layers=1", "text_layers=1", "projection=16"],
+    "text": ["batch_size=4", "tower=64", "layers=1", "projection=16", "channels=[4,4,4,8]"],
+    "clip": ["batch_size=4", "channels=[4,4,4,8]", "decoded=3"],
     "identity": ["batch_size=2", "width=64", "layers=1"],
     "unet": ["channels=[16,16,16]", "batch_size=2", "size=64", "sheet_minutes=100"],
 }
@@ -85,8 +94,7 @@ def test_tokenizer_takes_placeholders() -> None:
 def test_text_is_pooled_at_the_first_end_token() -> None:
     """Padding, and tokens added later, do not change the pooled text."""
     tokenizer = build_tokenizer(VOCABULARY)
-    config = clip.CLIPStageConfig(width=64, vision_layers=1, text_layers=1)
-    model = clip.build_clip(tokenizer, config).eval()
+    model = clip.build_clip(tokenizer, width=64, layers=1, channels=(4, 4, 4, 8)).eval()
     texts = ["a photo of a mug", "a photo of a red mug, on the grass"]
     short = clip.text_features(model, prompts.token_ids(tokenizer, texts, 0))
     long = clip.text_features(model, prompts.token_ids(tokenizer, texts))
@@ -113,60 +121,104 @@ def test_export_loads_as_standard_folders(work: Path, tmp_path: Path) -> None:
     ).images
     assert images.shape == (1, 64, 64, 3)
     assert pipeline.scheduler.config.clip_sample is False
-    assert CLIPModel.from_pretrained(tmp_path / "clip").config.projection_dim == 16
+    assert AutoModel.from_pretrained(tmp_path / "clip").config.projection_dim == 16
     encoder = models.load_identity(tmp_path / "identity")
     assert encoder(torch.zeros(1, 3, 128, 128)).shape == (1, 64)
 
 
-def test_vision_tower_learns_from_a_teacher(data: Path, work: Path, tmp_path: Path) -> None:
-    """The text tower stays as it is; the vision tower moves; the heads are not kept."""
+def test_vision_tower_learns_beside_frozen_text(data: Path, work: Path, tmp_path: Path) -> None:
+    """From an exported folder the text tower stays as it is, the vision tower moves."""
     cli.main(["export", "--work", str(work), "--target", str(tmp_path / "shipped")])
     other = tmp_path / "work"
     cli.main(["restore", "--work", str(other), "--target", str(tmp_path / "shipped")])
     before = models.load_clip(other).state_dict()
-    command("teacher", data, other, "max_steps=2", "channels=[4,4,8]", "batch_size=4")
-    options = [*SMALL["clip"], "max_steps=2", "vision_only=true", "fresh=false", "lr=0.01"]
-    command("clip", data, other, *options)
+    command("clip", data, other, *SMALL["clip"], "max_steps=2", "fresh=false")
     after = models.load_clip(other).state_dict()
     assert before.keys() == after.keys()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved and not any(name.startswith("text_") for name in moved)
-    state = load_checkpoint(other / "clip_vision" / "last.ckpt")["state_dict"]
-    assert "heads.distillation.hints.0.weight" in state
-    assert not any("teacher" in name for name in state)
+    assert moved and not any(name.startswith(("text_", "logit")) for name in moved)
+    state = load_checkpoint(other / "clip" / "last.ckpt")["state_dict"]
+    assert "heads.dense.weight" in state
 
 
-def test_loaded_teacher_is_the_average_with_its_statistics(data: Path, work: Path) -> None:
+def test_average_has_the_statistics_of_the_training(data: Path, work: Path) -> None:
     """Weights are averaged; the statistics of batches are those of the training."""
-    command("teacher", data, work, "max_steps=3", "channels=[4,4,8]", "batch_size=4")
-    path = work / "teacher" / "last.ckpt"
-    teacher, state = load_teacher(path), load_checkpoint(path)["state_dict"]
-    name = "stem.1.running_mean"
-    assert torch.equal(teacher.state_dict()[name], state[f"network.{name}"])
-    assert not torch.equal(state["average.stem.0.weight"], state["network.stem.0.weight"])
-    assert torch.equal(teacher.stem[0].weight, averaged_weights(path)["stem.0.weight"])
+    state = load_checkpoint(work / "clip" / "last.ckpt")["state_dict"]
+    name = next(key for key in state if key.startswith("network.") and "running_mean" in key)
+    assert torch.equal(state[name.replace("network.", "average.", 1)], state[name])
+    kernel = "vision_model.timm_model.stages.0.blocks.0.conv1.weight"
+    assert not torch.equal(state[f"average.{kernel}"], state[f"network.{kernel}"])
 
 
-def test_hints_follow_the_teacher_at_every_patch() -> None:
-    """Targets have zero mean and unit variance; a student that gives them has no loss."""
+def test_a_new_vision_tower_leaves_the_text_as_it_is() -> None:
+    """Also its scale; the pictures' tower has the new shape."""
+    old = clip.build_clip(build_tokenizer(["a"]), width=64, layers=1, channels=(4, 4, 4, 8))
+    old.logit_scale.data.fill_(1.5)
+    new = clip.with_new_vision(old, (4, 8, 8, 16))
+    ids = torch.tensor([[0, 2, 1]])
+    torch.testing.assert_close(clip.text_features(new, ids), clip.text_features(old, ids))
+    assert float(new.logit_scale) == pytest.approx(1.5)
+    assert new.visual_projection.in_features == 32
+    assert clip.image_features(new, torch.zeros(1, 3, 128, 128)).shape == (1, 128)
+
+
+def test_mirrored_pictures_keep_their_captions_true(data: Path) -> None:
+    """No picture is mirrored whose caption says left or right; masks follow their pictures."""
+    world = RenderedWorld(data / "train")
+    config = clip_stage.CLIPStageConfig(batch_size=64, shift=0, brightness=0.0, blur=0.0)
+    batch = clip_stage.picture_batches(world, config)(np.random.default_rng(0))
+    mirrored = 0
+    for row, index in enumerate(batch["indices"].tolist()):
+        plain = torch.from_numpy(world.images[index].copy()).permute(2, 0, 1) / 127.5 - 1
+        mask = torch.from_numpy(world.masks[index].copy())[None].float()
+        same = torch.allclose(batch["pictures"][row], plain)
+        mirrored += not same
+        if not same:
+            assert world.scenes[index].condition not in ("left", "right")
+            torch.testing.assert_close(batch["pictures"][row], plain.flip(-1))
+        torch.testing.assert_close(batch["masks"][row], mask if same else mask.flip(-1))
+    assert 0 < mirrored < 64
+
+
+def test_decoded_pictures_stand_at_their_places(data: Path, work: Path, tmp_path: Path) -> None:
+    """Kept in a file; a batch's first pictures are of them, with the labels of their scenes."""
+    world = RenderedWorld(data / "train")
+    path = tmp_path / "decoded.npz"
+    found = clip_stage.decode_some(models.load_vae(work), world, 3, path)
+    again = clip_stage.decode_some(models.load_vae(work), world, 3, path)
+    assert found[1].shape == (3, 128, 128, 3)
+    assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
+    assert [file.name for file in tmp_path.iterdir()] == ["decoded.npz"]
+    config = clip_stage.CLIPStageConfig(
+        batch_size=8, shift=0, brightness=0.0, blur=0.0, decoded_share=0.5
+    )
+    batch = clip_stage.picture_batches(world, config, found)(np.random.default_rng(0))
+    for row in range(4):
+        at = found[0].tolist().index(int(batch["indices"][row]))
+        shown = torch.from_numpy(found[1][at]).permute(2, 0, 1) / 127.5 - 1
+        picture = batch["pictures"][row]
+        assert torch.allclose(picture, shown) or torch.allclose(picture, shown.flip(-1))
+
+
+def test_muon_makes_singular_values_alike() -> None:
+    """Its update has about equal singular values; other groups follow AdamW exactly."""
     torch.manual_seed(0)
-    maps = torch.randn(3, 5, 8, 8) * 4 + 1
-    target = distil.standardised(maps, 4)
-    assert target.shape == (3, 16, 5)
-    torch.testing.assert_close(target.mean(dim=(0, 1)), torch.zeros(5), atol=1e-5, rtol=0)
-    torch.testing.assert_close(target.std(dim=(0, 1)), torch.ones(5), atol=2e-3, rtol=0)
-    teacher = Teacher((4, 6, 8), 16).eval()
-    pictures = torch.randn(2, 3, 64, 64)
-    embeddings, *maps = teacher(pictures)
-    losses = distil.Distillation(teacher, 8, 3)
-    hidden = [torch.zeros(2, 1 + 16, 8) for _ in range(4)]
-    for head, at, value in zip(losses.hints, losses.at, maps, strict=True):
-        torch.nn.init.zeros_(head.bias)
-        head.weight.data = torch.eye(*head.weight.shape)
-        hidden[at][:, 1:, : value.shape[1]] = distil.standardised(value, 4)
-    follow, hints = losses(pictures, embeddings, hidden)
-    assert float(follow.detach()) == pytest.approx(0.0, abs=1e-5)
-    assert float(hints.detach()) == pytest.approx(0.0, abs=1e-5)
+    values = torch.linalg.svdvals(muon.orthogonalised(torch.randn(2, 6, 30)))
+    assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+    ours, theirs = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    first = muon.Muon([{"params": [ours]}], 0.1, 0.01)
+    second = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.01, betas=(0.9, 0.99))
+    kernel = torch.nn.Parameter(torch.zeros(4, 2, 3, 3))
+    first.add_param_group({"params": [kernel], "muon": True})
+    for _ in range(3):
+        for parameter, optimizer in ((ours, first), (theirs, second)):
+            optimizer.zero_grad()
+            (parameter * torch.tensor([1.0, -2.0, 3.0])).sum().backward()
+            if parameter is ours:
+                kernel.grad = torch.randn_like(kernel)
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+    assert kernel.detach().abs().max() > 0
 
 
 def test_precision_is_chosen_by_what_is_fast() -> None:
@@ -176,14 +228,15 @@ def test_precision_is_chosen_by_what_is_fast() -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_identity_encoder_starts_as_clip() -> None:
-    """The class token of the fresh encoder is CLIP's."""
-    tokenizer = build_tokenizer(["a"])
-    config = clip.CLIPStageConfig(width=64, vision_layers=2, text_layers=1)
-    model = clip.build_clip(tokenizer, config).eval()
-    encoder = identity.build_identity(identity.IdentityConfig(width=64, layers=2), model).eval()
+def test_identity_encoder_starts_from_the_prepared_tower(data: Path) -> None:
+    """Its class token is that of the tower in transformers' form."""
+    world = RenderedWorld(data / "train")
+    config = identity.IdentityConfig(width=64, layers=2)
+    tower = identity.prepared_tower(config, world).eval()
+    encoder = identity.build_identity(config).eval()
+    encoder.load_state_dict(identity.from_transformers(tower.state_dict()))
     pictures = torch.randn(2, 3, 128, 128)
-    expected = model.vision_model(pictures).pooler_output
+    expected = tower(pictures).pooler_output
     torch.testing.assert_close(encoder(pictures), expected, atol=1e-3, rtol=1e-3)
 
 

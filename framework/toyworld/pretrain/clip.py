@@ -1,111 +1,107 @@
-"""CLIP for the embedded world: contrastive on captions, plus zero-shot classification.
+"""CLIP for the embedded world: a convolutional vision tower beside a transformer of words.
 
-The text tower is the text encoder of the diffusion pipeline.
+The text tower is the text encoder of the diffusion pipeline. The vision tower is a small ResNet,
+as in half of the original CLIPs: from the few pictures that a CPU gets through, a transformer of
+patches learns little. :class:`transformers.VisionTextDualEncoderModel` holds both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import (
+    CLIPTextConfig,
+    CLIPTokenizer,
+    TimmWrapperConfig,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+)
 
 from framework.toyworld.pretrain import prompts
-from framework.toyworld.pretrain.data import (
-    CATEGORY_NAMES,
-    COLOUR_NAMES,
-)
+from framework.toyworld.pretrain.data import CATEGORY_NAMES, COLOUR_NAMES
 from framework.toyworld.pretrain.devices import device_of
-from framework.toyworld.pretrain.stage import StageConfig
+
+TOWER = "resnetv2_18"
 
 
-@dataclass
-class CLIPStageConfig(StageConfig):
-    """Options of the training of CLIP.
+def build_clip(
+    tokenizer: CLIPTokenizer,
+    size: int = 128,
+    width: int = 192,
+    layers: int = 3,
+    projection: int = 128,
+    channels: tuple[int, ...] = (32, 64, 128, 256),
+) -> VisionTextDualEncoderModel:
+    """A fresh CLIP for a tokenizer; text is pooled at the first end token.
 
-    Attributes:
-        width: Of both towers.
-        text_layers: Layers of the text tower.
-        vision_layers: Layers of the vision tower.
+    Args:
+        tokenizer: The tokenizer.
+        size: Side of the pictures, pixels.
+        width: Of the text tower.
+        layers: Of the text tower.
         projection: Width of the common space.
-        patch: Side of a patch, pixels.
-        contrastive: Weight of the contrastive loss; each zero-shot loss has 1.
-        dense: Weight of predicting, with a head that is not kept, the object's share of each patch
-            and on the object its category and main colour.
-        shift: Largest random shift, pixels.
-        brightness: Strength of random gain and offset.
-        full: Fraction of the captions that tell everything.
-        nouns: Categories a step whose colour prompts are told apart, beside those of "toy".
-        vision_only: Goes on training the vision tower with the text tower frozen.
-        fresh: With ``vision_only``: starts the vision tower anew, else from ``models/clip``.
-        follow: Weight of following a teacher's embedding, where one was trained; the pictures are
-            then mirrored at random, and the captions left to the teacher.
-        hints: Weight of following the teacher's feature maps.
+        channels: Of the vision tower's maps at size / 4, / 8, / 16 and / 32.
     """
-
-    minutes: float = 18.0
-    batch_size: int = 64
-    lr: float = 5e-4
-    warmup_steps: int = 150
-    weight_decay: float = 0.05
-    ema: float = 0.998
-    width: int = 192
-    text_layers: int = 3
-    vision_layers: int = 6
-    projection: int = 128
-    patch: int = 16
-    contrastive: float = 0.5
-    dense: float = 0.5
-    shift: int = 8
-    brightness: float = 0.12
-    full: float = 0.5
-    nouns: int = 3
-    vision_only: bool = False
-    fresh: bool = True
-    follow: float = 4.0
-    hints: float = 1.0
-
-
-def build_clip(tokenizer: CLIPTokenizer, config: CLIPStageConfig, size: int = 128) -> CLIPModel:
-    """A fresh CLIP for a tokenizer; text is pooled at the first end token."""
-    heads = max(1, config.width // 64)
-    common = {
-        "hidden_size": config.width,
-        "intermediate_size": 4 * config.width,
-        "num_attention_heads": heads,
-        "hidden_act": "gelu",
-        "projection_dim": config.projection,
-    }
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=tokenizer.model_max_length,
-        num_hidden_layers=config.text_layers,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_attention_heads=max(1, width // 64),
+        num_hidden_layers=layers,
+        hidden_act="gelu",
+        projection_dim=projection,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **common,
     )
-    vision = CLIPVisionConfig(
-        image_size=size, patch_size=config.patch, num_hidden_layers=config.vision_layers, **common
+    return VisionTextDualEncoderModel(_config(text, size, channels))
+
+
+def with_new_vision(
+    clip: VisionTextDualEncoderModel, channels: tuple[int, ...] = (32, 64, 128, 256)
+) -> VisionTextDualEncoderModel:
+    """The text tower of a CLIP beside a vision tower that has seen nothing yet.
+
+    Args:
+        clip: The CLIP, of this module or a ``CLIPModel``.
+        channels: Of the new vision tower.
+    """
+    size = clip.config.vision_config.image_size
+    fresh = VisionTextDualEncoderModel(_config(clip.config.text_config, size, channels))
+    for part in ("text_model", "text_projection"):
+        getattr(fresh, part).load_state_dict(getattr(clip, part).state_dict())
+    fresh.logit_scale.data.copy_(clip.logit_scale.data)
+    return fresh
+
+
+def _config(
+    text: CLIPTextConfig, size: int, channels: tuple[int, ...]
+) -> VisionTextDualEncoderConfig:
+    vision = TimmWrapperConfig(
+        architecture=TOWER,
+        model_args={
+            "layers": [1] * len(channels),
+            "channels": list(channels),
+            "stem_chs": channels[0],
+            "global_pool": "catavgmax",
+        },
+        hidden_size=2 * channels[-1],
+        image_size=size,
     )
-    return CLIPModel(
-        CLIPConfig(
-            text_config=text.to_dict(),
-            vision_config=vision.to_dict(),
-            projection_dim=config.projection,
-        )
+    return VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision, text, projection_dim=text.projection_dim
     )
 
 
-def text_features(clip: CLIPModel, ids: Tensor) -> Tensor:
+def text_features(clip: VisionTextDualEncoderModel, ids: Tensor) -> Tensor:
     """Normalised text embeddings, float32 (B, projection)."""
     pooled = clip.text_model(input_ids=ids).pooler_output
     return F.normalize(clip.text_projection(pooled).float(), dim=-1)
 
 
-def image_features(clip: CLIPModel, pictures: Tensor, batch: int = 64) -> Tensor:
+def image_features(clip: VisionTextDualEncoderModel, pictures: Tensor, batch: int = 64) -> Tensor:
     """Normalised image embeddings, float32 (B, projection), of pictures in -1..1."""
     parts = []
     for part in pictures.split(batch):
@@ -137,7 +133,10 @@ def class_scores(images: Tensor, classes: Tensor, category: Tensor) -> dict[str,
 
 @torch.no_grad()
 def zero_shot(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: Tensor, labels: dict[str, Tensor]
+    clip: VisionTextDualEncoderModel,
+    tokenizer: CLIPTokenizer,
+    pictures: Tensor,
+    labels: dict[str, Tensor],
 ) -> dict[str, float]:
     """Share of pictures whose category, place and main colour are told by the prompts.
 

@@ -1,148 +1,269 @@
-"""The training of CLIP: contrastive on captions, zero-shot classification, dense, by a teacher."""
+"""The training of CLIP's vision tower: prompts, captions and a dense loss, beside frozen text."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPTokenizer, VisionTextDualEncoderModel
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain import prompts
-from framework.toyworld.pretrain.captioned import caption_batches
-from framework.toyworld.pretrain.clip import CLIPStageConfig, text_features, zero_shot
+from framework.toyworld.pretrain.clip import class_scores, text_features, zero_shot
 from framework.toyworld.pretrain.data import (
     CATEGORY_NAMES,
     COLOUR_NAMES,
+    brighten,
     labels_of,
+    masks_of,
     pictures_of,
+    shift,
 )
-from framework.toyworld.pretrain.distil import Distillation
-from framework.toyworld.pretrain.stage import Batch, Stage
-from framework.toyworld.scene import PLACES
+from framework.toyworld.pretrain.muon import Muon
+from framework.toyworld.pretrain.stage import Batch, MakeBatch, Stage, StageConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class CLIPStageConfig(StageConfig):
+    """Options of the training of CLIP's vision tower.
+
+    Attributes:
+        fresh: Starts with a new vision tower, else with that of ``models/clip``.
+        channels: Of a new vision tower's maps.
+        half: Fraction of the budget with pictures of half the size: four times as many.
+        adam: Learning rate of vectors and of the first and last layer, as a fraction of ``lr``,
+            which is Muon's.
+        contrastive: Weight of the contrastive loss on captions; each zero-shot loss has 1.
+        dense: Weight of predicting, with a head that is not kept, the object's share of each cell
+            and on the object its category and main colour.
+        shift: Largest random shift, pixels.
+        brightness: Strength of random gain and offset.
+        blur: Fraction of the full-size pictures that are blurred.
+        decoded: Pictures that are also kept as ``models/vae`` decodes them, with a little noise on
+            their latents, since CLIP shall judge what a diffusion pipeline draws.
+        decoded_share: Fraction of a batch that is of those.
+    """
+
+    minutes: float = 25.0
+    batch_size: int = 64
+    lr: float = 0.02
+    warmup_steps: int = 60
+    weight_decay: float = 0.02
+    hold: float = 0.2
+    ema: float = 0.995
+    clip_norm: float = 2.0
+    fresh: bool = True
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    half: float = 0.5
+    adam: float = 0.1
+    contrastive: float = 0.5
+    dense: float = 0.5
+    shift: int = 10
+    brightness: float = 0.12
+    blur: float = 0.25
+    decoded: int = 1200
+    decoded_share: float = 0.25
 
 
 class CLIPStage(Stage):
-    """Training of CLIP.
+    """Training of CLIP's vision tower.
 
     Args:
-        clip: The model.
+        clip: The model; its text tower stays as it is.
         tokenizer: Its tokenizer.
         config: Options.
         world: Training renders.
         validation: Held-out renders to classify now and then.
-        distillation: Losses against a teacher.
+        decoded: Pictures as the autoencoder gives them, see :func:`decode_some`.
     """
 
     def __init__(
         self,
-        clip: CLIPModel,
+        clip: VisionTextDualEncoderModel,
         tokenizer: CLIPTokenizer,
         config: CLIPStageConfig,
         world: RenderedWorld,
         validation: RenderedWorld | None = None,
-        distillation: Distillation | None = None,
+        decoded: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
-        super().__init__(clip, config, caption_batches(world, tokenizer, config))
+        super().__init__(clip, config, picture_batches(world, config, decoded))
+        cells = clip.config.vision_config.hidden_size // 2
         classes = 1 + len(CATEGORY_NAMES) + len(COLOUR_NAMES)
-        self.heads = nn.ModuleDict({"dense": nn.Linear(config.width, classes)})
-        if distillation is not None:
-            self.heads["distillation"] = distillation
+        self.heads = nn.ModuleDict({"dense": nn.Linear(cells, classes)})
         self.tokenizer, self.validation = tokenizer, validation
-        texts = prompts.category_prompts() + prompts.place_prompts()
-        texts += prompts.colour_prompts("toy") + prompts.all_colour_prompts()
-        self.register_buffer("class_ids", prompts.token_ids(tokenizer, texts, 0), persistent=False)
-        self.register_buffer("class_cache", None, persistent=False)
-        # whitened filters of 768 inputs take no learning rate that suits the rest (MoCo v3)
-        clip.vision_model.embeddings.patch_embedding.requires_grad_(False)
-        if config.vision_only:
-            with torch.no_grad():
-                self.class_cache = text_features(clip, self.class_ids)
-            clip.text_model.requires_grad_(False)
-            clip.text_projection.requires_grad_(False)
+        clip.text_model.requires_grad_(False)
+        clip.text_projection.requires_grad_(False)
+        clip.logit_scale.requires_grad_(False)
+        self.register_buffer("captions", caption_bank(clip, tokenizer, world), persistent=False)
+        texts = prompts.category_prompts() + prompts.place_prompts() + prompts.all_colour_prompts()
+        with torch.no_grad():
+            found = text_features(clip, prompts.token_ids(tokenizer, texts, 0))
+        self.register_buffer("classes", found, persistent=False)
 
-    def class_features(self, nouns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Embeddings of the prompts: categories, places, "toy" colours, colours of the nouns."""
-        sizes = [len(CATEGORY_NAMES), len(PLACES), len(COLOUR_NAMES)]
-        start, colours = sum(sizes), len(COLOUR_NAMES)
-        rows = [torch.arange(start)]
-        rows += [start + noun * colours + torch.arange(colours) for noun in nouns.tolist()]
-        chosen = torch.cat(rows).to(self.class_ids.device)
-        if self.class_cache is not None:
-            features = self.class_cache[chosen]
-        else:
-            features = text_features(self.network, self.class_ids[chosen])
-        first, second, third, rest = features.split([*sizes, len(nouns) * colours])
-        return first, second, third, rest.unflatten(0, (len(nouns), -1))
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Muon over the kernels between the first and the last layer, AdamW over the rest."""
+        tower = self.network.vision_model
+        kernels = [p for n, p in tower.named_parameters() if p.ndim == 4 and ".stem." not in n]
+        chosen = set(map(id, kernels))
+        rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
+        rest += list(self.heads.parameters())
+        groups = [
+            {"params": kernels, "muon": True},
+            {"params": rest, "relative": self.config.adam},
+        ]
+        return Muon(groups, self.config.lr, self.config.weight_decay)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Contrastive, zero-shot and dense losses."""
-        c, clip = self.config, self.network
-        taught = "distillation" in self.heads
-        pictures = batch["pictures"]
-        if taught:
-            flips = torch.rand(len(pictures), device=pictures.device) < 0.5
-            pictures = torch.where(flips[:, None, None, None], pictures.flip(-1), pictures)
-            masks = batch["masks"].unflatten(1, (-1, pictures.shape[-1] // c.patch))
-            masks = torch.where(flips[:, None, None], masks.flip(-1), masks).flatten(1)
-            batch = batch | {"masks": masks}
-        vision = clip.vision_model(pictures, output_hidden_states=taught)
+        c, clip, pictures = self.config, self.network, batch["pictures"]
+        if self.progress < c.half:
+            pictures = F.avg_pool2d(pictures, 2)
+        vision = clip.vision_model(pictures.contiguous(memory_format=torch.channels_last))
         images = F.normalize(clip.visual_projection(vision.pooler_output).float(), dim=-1)
-        classes = self.class_features(batch["nouns"])
-        scale = clip.logit_scale.exp().clamp(max=100.0)
-        value, figures = images.new_zeros(()), {}
-        if taught:
-            follow, hints = self.heads["distillation"](pictures, images, vision.hidden_states)
-            value = value + c.follow * follow + c.hints * hints
-            figures = {"follow": follow, "hints": hints}
-        else:
-            figures["contrastive"] = self.contrast(images, batch["ids"], scale)
-            value = value + c.contrastive * figures["contrastive"]
-        scores = {
-            "category": images @ classes[0].T,
-            "place": images @ classes[1].T,
-            "colour": images @ classes[2].T,
-        }
-        for name, cosines in scores.items():
-            value = value + F.cross_entropy(scale * cosines, batch[name])
-            figures[name] = (cosines.argmax(-1) == batch[name]).float().mean()
-        chosen = batch["category"][:, None] == batch["nouns"][None]
-        if chosen.any():
-            image, noun = chosen.nonzero(as_tuple=True)
-            cosines = torch.einsum("bd,bcd->bc", images[image], classes[3][noun])
-            errors = F.cross_entropy(scale * cosines, batch["colour"][image], reduction="sum")
-            value = value + errors * len(CATEGORY_NAMES) / (len(batch["nouns"]) * len(images))
-        dense = self.dense_loss(vision.last_hidden_state[:, 1:], batch)
+        scale = clip.logit_scale.exp()
+        logits = scale * images @ self.captions[batch["indices"], batch["which"]].T
+        target = torch.arange(len(images), device=logits.device)
+        contrast = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+        value, figures = c.contrastive * contrast, {"contrastive": contrast}
+        for name, scores in class_scores(images, self.classes, batch["category"]).items():
+            value = value + F.cross_entropy(scale * scores, batch[name])
+            figures[name] = (scores.argmax(-1) == batch[name]).float().mean()
+        dense = self.dense_loss(vision.last_hidden_state, batch)
         figures["dense"] = dense
         return value + c.dense * dense, figures
 
-    def contrast(self, images: Tensor, ids: Tensor, scale: Tensor) -> Tensor:
-        """Symmetric contrastive loss of pictures and captions; equal captions count as one."""
-        logits = scale * images @ text_features(self.network, ids).T
-        same = (ids[:, None] == ids[None]).all(-1).float()
-        target = same / same.sum(1, keepdim=True)
-        return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-
-    def dense_loss(self, patches: Tensor, batch: Batch) -> Tensor:
-        """Object's share of each patch, category and colour of its patches, (B, P, width)."""
+    def dense_loss(self, maps: Tensor, batch: Batch) -> Tensor:
+        """Object's share of each cell, category and colour of its cells, (B, C, h, w)."""
         sizes = [1, len(CATEGORY_NAMES), len(COLOUR_NAMES)]
-        shares, *classes = self.heads["dense"](patches).float().split(sizes, dim=-1)
-        value = F.binary_cross_entropy_with_logits(shares[..., 0], batch["masks"])
-        weights = batch["masks"] / batch["masks"].sum().clamp_min(1.0)
+        cells = maps.flatten(2).transpose(1, 2)
+        shares, *classes = self.heads["dense"](cells).float().split(sizes, dim=-1)
+        masks = F.adaptive_avg_pool2d(batch["masks"], maps.shape[-1]).flatten(1)
+        value = F.binary_cross_entropy_with_logits(shares[..., 0], masks)
+        weights = masks / masks.sum().clamp_min(1.0)
         for name, logits in zip(("category", "colour"), classes, strict=True):
             target = batch[name][:, None].expand(-1, logits.shape[1])
             errors = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
             value = value + (errors * weights).sum()
         return value
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
+        """Averages the weights, and follows the batch statistics, which are averages already."""
+        super().on_train_batch_end(outputs, batch, index)
+        pairs = zip(self.average.buffers(), self.network.buffers(), strict=True)
+        for target, source in pairs:
+            target.copy_(source)
+
     def sheet(self) -> dict[str, Any]:
-        """Zero-shot accuracy of the average on held-out renders."""
+        """Zero-shot accuracy of the average on held-out renders, full size."""
         if self.validation is None:
             return {}
         indices = np.arange(0, len(self.validation), max(1, len(self.validation) // 256))
-        scenes = [self.validation.scenes[i] for i in indices]
+        labels = labels_of([self.validation.scenes[i] for i in indices])
         pictures = pictures_of(self.validation, indices)
-        return zero_shot(self.average, self.tokenizer, pictures, labels_of(scenes))
+        return zero_shot(self.average, self.tokenizer, pictures, labels)
+
+
+@torch.no_grad()
+def caption_bank(
+    clip: VisionTextDualEncoderModel, tokenizer: CLIPTokenizer, world: RenderedWorld
+) -> Tensor:
+    """Embeddings of two captions of each picture, full and shortened, (N, 2, projection)."""
+    rng = np.random.default_rng(0)
+    banks = []
+    for full in (1.0, 0.0):
+        texts = prompts.random_captions(world.scenes, rng, full)
+        order = np.argsort([len(text.split()) for text in texts])  # little padding
+        bank = torch.empty(len(texts), clip.config.projection_dim)
+        for some in np.array_split(order, max(1, len(order) // 256)):
+            ids = prompts.token_ids(tokenizer, [texts[i] for i in some], 0)
+            bank[some] = text_features(clip, ids)
+        banks.append(bank)
+    return torch.stack(banks, dim=1)
+
+
+def picture_batches(
+    world: RenderedWorld,
+    config: CLIPStageConfig,
+    decoded: tuple[np.ndarray, np.ndarray] | None = None,
+) -> MakeBatch:
+    """Batches of augmented pictures with masks, labels and numbers of captions.
+
+    Pictures are mirrored at random, except where the caption says left or right.
+    """
+    sided = torch.tensor([scene.condition in ("left", "right") for scene in world.scenes])
+    labels = labels_of(world.scenes)
+
+    def draw(rng: np.random.Generator) -> Batch:
+        count, size = config.batch_size, world.images.shape[1]
+        indices = rng.integers(0, len(world), count)
+        some = int(config.decoded_share * count) if decoded is not None else 0
+        if decoded is not None and some:
+            at = rng.integers(0, len(decoded[0]), some)
+            indices[:some] = decoded[0][at]
+        pictures, masks = pictures_of(world, indices), masks_of(world, indices, size)
+        if decoded is not None and some:
+            pictures[:some] = torch.from_numpy(decoded[1][at]).permute(0, 3, 1, 2) / 127.5 - 1.0
+        soft = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
+        pictures = torch.where(chance(rng, count, config.blur), soft, pictures)
+        flips = chance(rng, count, 0.5) & ~sided[indices].view(-1, 1, 1, 1)
+        pictures = shift(pictures, config.shift, rng)
+        pictures = torch.where(flips, pictures.flip(-1), pictures)
+        return {
+            "pictures": brighten(pictures, config.brightness, rng),
+            "masks": torch.where(flips, masks.flip(-1), masks),
+            "indices": torch.from_numpy(indices),
+            "which": torch.from_numpy(rng.integers(0, 2, count)),
+            **{name: value[indices] for name, value in labels.items()},
+        }
+
+    return draw
+
+
+def chance(rng: np.random.Generator, count: int, share: float) -> Tensor:
+    """Which of ``count`` pictures are chosen, bool (count, 1, 1, 1)."""
+    return torch.from_numpy(rng.random(count) < share).view(-1, 1, 1, 1)
+
+
+@torch.no_grad()
+def decode_some(
+    vae: AutoencoderKL, world: RenderedWorld, count: int, path: Path, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures as the autoencoder decodes them from slightly noisy latents; kept in a file.
+
+    Args:
+        vae: The autoencoder.
+        world: The set.
+        count: How many of its pictures, at most all.
+        path: ``.npz`` file, read where it is there.
+        seed: Of choice and noise.
+
+    Returns:
+        Numbers of the pictures (count,), and pictures uint8 (count, H, W, 3).
+    """
+    if path.exists():
+        with np.load(path) as found:
+            return found["indices"], found["pictures"]
+    logger.info("decoding %d pictures, once", count)
+    generator = torch.Generator().manual_seed(seed)
+    indices = np.sort(np.random.default_rng(seed).permutation(len(world))[:count])
+    parts = []
+    for some in np.array_split(indices, max(1, len(indices) // 16)):
+        latents = vae.encode(pictures_of(world, some)).latent_dist.mean
+        noise = torch.randn(latents.shape, generator=generator) * latents.std()
+        strength = 0.25 * torch.rand(len(some), 1, 1, 1, generator=generator)
+        pictures = vae.decode(latents + strength * noise).sample.clamp(-1.0, 1.0)
+        parts.append(((pictures + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}")
+    np.savez(part, indices=indices, pictures=np.concatenate(parts))
+    part.with_suffix(".npz").replace(path)
+    return indices, np.concatenate(parts)

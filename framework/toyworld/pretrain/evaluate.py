@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from transformers import CLIPModel
+from transformers import VisionTextDualEncoderModel
 
 from framework.toyworld.captions import PLACE_PHRASES
 from framework.toyworld.concepts import CONCEPTS
@@ -113,7 +113,7 @@ def evaluate(
     settings = json.loads((folder / "world.json").read_text())
     guidance = settings["guidance_scale"] if guidance is None else guidance
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
+    clip = VisionTextDualEncoderModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
     pictures = pictures_of(validation, np.arange(len(validation)))
     some = pictures[:: max(1, len(pictures) // 256)]
     half = torch.nn.functional.avg_pool2d(some, 2)

@@ -28,7 +28,7 @@ def refresh(work: Path) -> None:
         vae = models.load_vae(work)
         vae.load_state_dict(averaged_weights(checkpoint))
         models.publish_vae(work, vae, None)
-    checkpoint = work / "clip_vision" / "last.ckpt"
+    checkpoint = work / "clip" / "last.ckpt"
     if checkpoint.exists():
         clip = models.load_clip(work)
         clip.load_state_dict(averaged_weights(checkpoint))

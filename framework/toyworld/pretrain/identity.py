@@ -10,12 +10,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain.data import brighten, masks_of, pictures_of, shift
 from framework.toyworld.pretrain.devices import device_of
 from framework.toyworld.pretrain.stage import Batch, Stage, StageConfig
+from framework.toyworld.pretrain.vision_init import prepare_vision
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 
@@ -61,22 +62,40 @@ def model_args(config: IdentityConfig, size: int = 128) -> dict[str, Any]:
     }
 
 
-def build_identity(config: IdentityConfig, clip: CLIPModel | None = None) -> nn.Module:
+def build_identity(config: IdentityConfig, world: RenderedWorld | None = None) -> nn.Module:
     """A vision transformer; its embedding is the class token.
 
     Args:
         config: Options.
-        clip: A CLIP whose vision tower is the start, where it has the same shape.
+        world: Where samples of patches come from for a start that learns faster, see
+            :mod:`framework.toyworld.pretrain.vision_init`; without it the weights are random.
     """
-    size = clip.config.vision_config.image_size if clip is not None else 128
+    size = world.images.shape[1] if world is not None else 128
     model = timm.create_model(ARCHITECTURE, pretrained=False, **model_args(config, size))
-    if clip is not None:
-        model.load_state_dict(_from_clip(clip.vision_model.state_dict()))
+    if world is not None:
+        model.load_state_dict(from_transformers(prepared_tower(config, world).state_dict()))
     return model
 
 
-def _from_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of CLIP's vision tower under timm's names."""
+def prepared_tower(config: IdentityConfig, world: RenderedWorld) -> CLIPVisionModel:
+    """A vision tower of the encoder's shape, fresh but for its start."""
+    tower = CLIPVisionModel(
+        CLIPVisionConfig(
+            image_size=world.images.shape[1],
+            patch_size=16,
+            hidden_size=config.width,
+            intermediate_size=4 * config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=max(1, config.width // 64),
+            hidden_act="gelu",
+        )
+    )
+    prepare_vision(tower, world)
+    return tower
+
+
+def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a transformers vision tower under timm's names."""
     state = {name.removeprefix("vision_model."): value for name, value in state.items()}
     out = {
         "cls_token": state["embeddings.class_embedding"].view(1, 1, -1),

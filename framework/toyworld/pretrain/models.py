@@ -20,7 +20,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, VisionTextDualEncoderModel
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain.identity import ARCHITECTURE
@@ -60,9 +60,9 @@ def load_vae_folder(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
-def load_clip(work: Path) -> CLIPModel:
+def load_clip(work: Path) -> VisionTextDualEncoderModel:
     """The CLIP of a working folder."""
-    return CLIPModel.from_pretrained(work / "models" / "clip")
+    return VisionTextDualEncoderModel.from_pretrained(work / "models" / "clip")
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:
@@ -76,7 +76,7 @@ def load_identity(folder: Path) -> nn.Module:
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
-def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
+def text_encoder_of(clip: VisionTextDualEncoderModel) -> CLIPTextModel:
     """The text tower of a CLIP as a model of its own."""
     encoder = CLIPTextModel(clip.config.text_config)
     encoder.load_state_dict(clip.text_model.state_dict())
@@ -169,7 +169,7 @@ def restore(work: Path, source: Path) -> None:
     parts = {
         "tokenizer": CLIPTokenizer.from_pretrained(source / "tokenizer"),
         "vae": AutoencoderKL.from_pretrained(source / "vae", torch_dtype=torch.float32),
-        "clip": CLIPModel.from_pretrained(source / "clip", dtype=torch.float32),
+        "clip": VisionTextDualEncoderModel.from_pretrained(source / "clip", dtype=torch.float32),
         "unet": UNet2DConditionModel.from_pretrained(source / "unet", torch_dtype=torch.float32),
     }
     for name, part in parts.items():

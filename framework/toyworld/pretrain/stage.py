@@ -174,7 +174,7 @@ class Stage(pl.LightningModule):
             dist.broadcast(shared, 0)
             self.elapsed = float(shared)
         for group in self.optimizers().param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group.get("relative", 1.0)
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:

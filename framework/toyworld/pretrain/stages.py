@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import clip, distil, identity, models, teacher, text, unet, vae
-from framework.toyworld.pretrain.clip_stage import CLIPStage
+from framework.toyworld.pretrain import clip, clip_stage, identity, models, text, unet, vae
 from framework.toyworld.pretrain.latents import cache_latents
 from framework.toyworld.pretrain.models import write_folder
 from framework.toyworld.pretrain.stage import StageConfig, averaged_weights, fit
 from framework.toyworld.pretrain.tokenizer import build_tokenizer
-from framework.toyworld.pretrain.vision_init import prepare_vision
 
 
 def _worlds(data: Path) -> tuple[RenderedWorld, RenderedWorld | None]:
@@ -41,62 +40,43 @@ def train_text(config: text.TextConfig, data: Path, work: Path) -> None:
     """Trains CLIP's text tower on the scenes; leaves ``tokenizer`` and ``clip``."""
     world, _ = _worlds(data)
     tokenizer = build_tokenizer(VOCABULARY)
-    network = clip.build_clip(tokenizer, clip.CLIPStageConfig(), world.images.shape[1])
-    prepare_vision(network, world)
+    network = clip.build_clip(
+        tokenizer,
+        world.images.shape[1],
+        config.tower,
+        config.layers,
+        config.projection,
+        config.channels,
+    )
     stage = fit(text.TextStage(network, tokenizer, config, world), work / "text")
     if stage.global_rank == 0:
         write_folder(work / "models" / "tokenizer", tokenizer.save_pretrained)
         write_folder(work / "models" / "clip", stage.average.save_pretrained)
 
 
-def train_teacher(config: teacher.TeacherConfig, data: Path, work: Path) -> None:
-    """Trains the convolutional teacher of CLIP's vision tower; leaves its checkpoint."""
+def train_clip(config: clip_stage.CLIPStageConfig, data: Path, work: Path) -> None:
+    """Trains CLIP's vision tower beside the frozen text tower; leaves ``clip``."""
     world, held_out = _worlds(data)
+    folder = work / "clip"
     tokenizer, network = models.load_tokenizer(work), models.load_clip(work)
-    student = teacher.Teacher(config.channels, network.config.projection_dim)
-    stage = teacher.TeacherStage(student, network, tokenizer, config, world, held_out)
-    fit(stage, work / "teacher")
-
-
-def train_clip(config: clip.CLIPStageConfig, data: Path, work: Path) -> None:
-    """Trains CLIP, or its vision tower alone, by a teacher if there is one.
-
-    Leaves ``tokenizer`` and ``clip``.
-    """
-    world, held_out = _worlds(data)
-    folder = work / ("clip_vision" if config.vision_only else "clip")
-    taught = config.vision_only and (work / "teacher" / "last.ckpt").exists()
-    if config.vision_only:
-        tokenizer, network = models.load_tokenizer(work), models.load_clip(work).train()
-        if config.fresh and not (folder / "last.ckpt").exists():
-            start_vision(network, world)
-    else:
-        tokenizer = build_tokenizer(VOCABULARY)
-        network = clip.build_clip(tokenizer, config, world.images.shape[1])
-        prepare_vision(network, world)
-    distillation = None
-    if taught:
-        guide = teacher.load_teacher(work / "teacher" / "last.ckpt")
-        vision = network.config.vision_config
-        distillation = distil.Distillation(guide, vision.hidden_size, vision.num_hidden_layers)
-    stage = CLIPStage(network, tokenizer, config, world, held_out, distillation)
+    if config.fresh and not (folder / "last.ckpt").exists():
+        network = clip.with_new_vision(network, config.channels)
+    decoded = None
+    if config.decoded and (work / "models" / "vae").exists():
+        decoded = clip_stage.decode_some(
+            models.load_vae(work), world, config.decoded, folder / "decoded.npz", config.seed
+        )
+    network = network.train().to(memory_format=torch.channels_last)
+    stage = clip_stage.CLIPStage(network, tokenizer, config, world, held_out, decoded)
     fit(stage, folder)
     if stage.global_rank == 0:
-        write_folder(work / "models" / "tokenizer", tokenizer.save_pretrained)
         write_folder(work / "models" / "clip", stage.average.save_pretrained)
 
 
-def start_vision(network: clip.CLIPModel, world: RenderedWorld) -> None:
-    """Gives a CLIP a vision tower that has seen nothing yet."""
-    tower = type(network.vision_model)(network.config.vision_config)
-    network.vision_model.load_state_dict(tower.state_dict())
-    prepare_vision(network, world)
-
-
 def train_identity(config: identity.IdentityConfig, data: Path, work: Path) -> None:
-    """Trains the identity encoder from CLIP's vision tower; leaves ``models/identity``."""
+    """Trains the identity encoder; leaves ``models/identity``."""
     world, held_out = _worlds(data)
-    network = identity.build_identity(config, models.load_clip(work)).train()
+    network = identity.build_identity(config, world).train()
     args = identity.model_args(config, world.images.shape[1])
     models.note(work / "identity", args)
     stage = fit(identity.IdentityStage(network, config, world, held_out), work / "identity")
@@ -144,8 +124,7 @@ def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
 STAGES: dict[str, tuple[type[StageConfig], Callable[[Any, Path, Path], None]]] = {
     "vae": (vae.VAEConfig, train_vae),
     "text": (text.TextConfig, train_text),
-    "teacher": (teacher.TeacherConfig, train_teacher),
-    "clip": (clip.CLIPStageConfig, train_clip),
+    "clip": (clip_stage.CLIPStageConfig, train_clip),
     "identity": (identity.IdentityConfig, train_identity),
     "unet": (unet.UNetConfig, train_unet),
 }

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPTokenizer, VisionTextDualEncoderModel
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain import prompts
@@ -30,6 +30,10 @@ class TextConfig(StageConfig):
 
     Attributes:
         width: Of the scene encoder.
+        tower: Width of the text tower.
+        layers: Of the text tower.
+        projection: Width of the common space.
+        channels: Of the vision tower, which is not trained yet.
     """
 
     minutes: float = 4.0
@@ -39,6 +43,10 @@ class TextConfig(StageConfig):
     warmup_steps: int = 100
     weight_decay: float = 0.02
     width: int = 256
+    tower: int = 192
+    layers: int = 3
+    projection: int = 128
+    channels: tuple[int, ...] = (32, 64, 128, 256)
 
 
 def attributes_of(scene: SceneSpec) -> list[str]:
@@ -100,7 +108,11 @@ class TextStage(Stage):
     """
 
     def __init__(
-        self, clip: CLIPModel, tokenizer: CLIPTokenizer, config: TextConfig, world: RenderedWorld
+        self,
+        clip: VisionTextDualEncoderModel,
+        tokenizer: CLIPTokenizer,
+        config: TextConfig,
+        world: RenderedWorld,
     ) -> None:
         clip.vision_model.requires_grad_(False)
         clip.visual_projection.requires_grad_(False)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPModel
+from transformers import CLIPVisionModel
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.pretrain.data import pictures_of
@@ -71,17 +71,17 @@ OFFSETS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1),
 
 @torch.no_grad()
 def prepare_vision(
-    clip: CLIPModel,
+    tower: CLIPVisionModel,
     world: RenderedWorld,
     count: int = 256,
     seed: int = 0,
     strength: float = 1.0,
     gain: float = 1.7,
 ) -> None:
-    """Sets patch filters, position code and attention of a fresh CLIP's vision tower.
+    """Sets patch filters, position code and attention of a fresh vision tower.
 
     Args:
-        clip: The model; a third of its width holds the position, the rest the patch.
+        tower: The tower; a third of its width holds the position, the rest the patch.
         world: Where samples of patches come from.
         count: Pictures to sample.
         seed: Of the sample.
@@ -90,7 +90,6 @@ def prepare_vision(
     """
     rng = np.random.default_rng(seed)
     pictures = pictures_of(world, rng.integers(0, len(world), count))
-    tower = clip.vision_model
     kernel = tower.embeddings.patch_embedding.weight
     width, _, patch, _ = kernel.shape
     place = min(64, width // 3 // 4 * 4)

@@ -1,0 +1,95 @@
+"""Muon for matrices and kernels, AdamW for the rest, in one optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def orthogonalised(matrices: Tensor, steps: int = 4) -> Tensor:
+    """Roughly the nearest matrices with equal singular values, by Newton-Schulz iteration.
+
+    Args:
+        matrices: (B, M, N) with M <= N.
+        steps: Iterations.
+
+    Returns:
+        (B, M, N), singular values about 0.7 ... 1.2.
+    """
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        product = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * product + 2.0315 * product @ product) @ x
+    return x
+
+
+class Muon(torch.optim.Optimizer):
+    """Groups with ``muon`` true take orthogonalised momentum (Jordan et al. 2024), others AdamW.
+
+    A small convolutional network learns from about half as many pictures with it. In float32,
+    unlike ``torch.optim.Muon``, which is slow on CPUs without bfloat16.
+
+    Args:
+        groups: Parameter groups; each may set any of the options below.
+        lr: Learning rate.
+        weight_decay: Decoupled.
+        momentum: Of the groups with ``muon``.
+        betas: Of the other groups.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ) -> None:
+        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas}
+        super().__init__(groups, options | {"muon": False})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns what the closure does."""
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                p.mul_(1.0 - group["lr"] * group["weight_decay"])
+            (self._muon if group["muon"] else self._adam)(params, group)
+        return value
+
+    def _adam(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        first, second = group["betas"]
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            state["step"] += 1
+            state["mean"].lerp_(p.grad, 1.0 - first)
+            state["square"].lerp_(p.grad.square(), 1.0 - second)
+            scale = (1.0 - second ** state["step"]) ** 0.5 / (1.0 - first ** state["step"])
+            p.addcdiv_(state["mean"], state["square"].sqrt() + 1e-8, value=-group["lr"] * scale)
+
+    def _muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state["mean"] = torch.zeros_like(p)
+            state["mean"].lerp_(p.grad, 1.0 - group["momentum"])
+            update = p.grad.lerp(state["mean"], group["momentum"]).flatten(1)
+            wide = update if update.shape[0] <= update.shape[1] else update.T
+            shapes.setdefault(tuple(wide.shape), []).append((p, wide))
+        for items in shapes.values():
+            updates = orthogonalised(torch.stack([wide for _, wide in items]))
+            for (p, _), update in zip(items, updates, strict=True):
+                rows, columns = len(p), p.numel() // len(p)
+                update = (update if rows <= columns else update.T).reshape(p.shape)
+                p.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
