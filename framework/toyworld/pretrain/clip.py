@@ -144,13 +144,20 @@ def zero_shot(
         clip: The model.
         tokenizer: Its tokenizer.
         pictures: (B, 3, H, W) in -1..1.
-        labels: ``category``, ``place``, ``colour``: class numbers (B,).
+        labels: ``category``, ``place``, ``colour``: class numbers (B,); ``colour2`` where
+            known, see :func:`framework.toyworld.pretrain.data.labels_of`.
+
+    Returns:
+        ``category``, ``place``, ``colour``; with ``colour2`` also ``colour_either``: one of the
+        main part's two colours. In stripes, rings, checks and zigzags both cover the same area, and
+        nothing in the picture says which one the grammar names first.
     """
     texts = prompts.category_prompts() + prompts.place_prompts() + prompts.all_colour_prompts()
     classes = text_features(clip, prompts.token_ids(tokenizer, texts, 0).to(device_of(clip)))
     images = image_features(clip, pictures)
     scores = class_scores(images, classes, labels["category"].to(images.device))
-    return {
-        name: float((value.argmax(-1).cpu() == labels[name]).float().mean())
-        for name, value in scores.items()
-    }
+    chosen = {name: value.argmax(-1).cpu() for name, value in scores.items()}
+    right = {name: value == labels[name] for name, value in chosen.items()}
+    if "colour2" in labels:
+        right["colour_either"] = right["colour"] | (chosen["colour"] == labels["colour2"])
+    return {name: float(value.float().mean()) for name, value in right.items()}

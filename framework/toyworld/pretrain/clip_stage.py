@@ -24,7 +24,7 @@ from framework.toyworld.pretrain.data import (
     labels_of,
     masks_of,
     pictures_of,
-    shift,
+    warp,
 )
 from framework.toyworld.pretrain.muon import Muon
 from framework.toyworld.pretrain.stage import Batch, MakeBatch, Stage, StageConfig
@@ -45,7 +45,7 @@ class CLIPStageConfig(StageConfig):
         contrastive: Weight of the contrastive loss on captions; each zero-shot loss has 1.
         dense: Weight of predicting, with a head that is not kept, the object's share of each cell
             and on the object its category and main colour.
-        shift: Largest random shift, pixels.
+        warp: Strength of random zoom, turn, stretch and shift.
         brightness: Strength of random gain and offset.
         blur: Fraction of the full-size pictures that are blurred.
         decoded: Pictures that are also kept as ``models/vae`` decodes them, with a little noise on
@@ -67,7 +67,7 @@ class CLIPStageConfig(StageConfig):
     adam: float = 0.1
     contrastive: float = 0.5
     dense: float = 0.5
-    shift: int = 10
+    warp: float = 1.0
     brightness: float = 0.12
     blur: float = 0.25
     decoded: int = 1200
@@ -215,7 +215,7 @@ def picture_batches(
         soft = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
         pictures = torch.where(chance(rng, count, config.blur), soft, pictures)
         flips = chance(rng, count, 0.5) & ~sided[indices].view(-1, 1, 1, 1)
-        pictures = shift(pictures, config.shift, rng)
+        pictures, masks = warp(pictures, masks, config.warp, rng)
         pictures = torch.where(flips, pictures.flip(-1), pictures)
         return {
             "pictures": brighten(pictures, config.brightness, rng),
