@@ -21,6 +21,9 @@ class EvaluationConfig(PartConfig):
         "timm model that tells objects apart: folder or timm name",
     )
     resize: str = option("crop", "how a picture that is not square is made so", choices=RESIZE)
+    first_size: int | None = option(
+        None, "side in pixels every picture is first stretched to; null: none", low=16
+    )
     identity_size: int | None = option(
         None, "side in pixels the identity encoder sees; null: its own", low=16
     )

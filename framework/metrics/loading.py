@@ -77,6 +77,7 @@ def load_clip(
         std=tuple(options.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
         filter=PIL_FILTERS.get(int(options.get("resample") or 3), "bicubic"),
         stretch=config.resize == "stretch",
+        first=config.first_size,
     )
     return (
         ImageEncoder(model, preprocess, device, config.batch_size),
@@ -108,6 +109,7 @@ def load_identity(config: EvaluationConfig, device: torch.device | str = "cpu") 
         crop=1.0 if config.identity_size else own.get("crop_pct") or 1.0,
         filter=own.get("interpolation", "bicubic"),
         stretch=config.resize == "stretch",
+        first=config.first_size,
     )
     return IdentityEncoder(model, preprocess, device, config.batch_size)
 

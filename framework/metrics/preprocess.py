@@ -33,6 +33,7 @@ class Preprocess:
         crop: share of the resized picture's side that the centre crop keeps, in (0, 1].
         filter: one of :data:`FILTERS`.
         stretch: ignore the aspect ratio instead of cropping to a square.
+        first: side of the square the picture is stretched to before anything else, or None.
     """
 
     size: int
@@ -41,6 +42,7 @@ class Preprocess:
     crop: float = 1.0
     filter: str = "bicubic"
     stretch: bool = False
+    first: int | None = None
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures -> (n, 3, size, size), float32."""
@@ -52,6 +54,8 @@ class Preprocess:
         picture = image.convert("RGB")
         side = round(self.size / self.crop)
         how = FILTERS[self.filter]
+        if self.first is not None:
+            picture = picture.resize((self.first, self.first), how)
         if self.stretch:
             picture = picture.resize((side, side), how)
         else:
