@@ -19,6 +19,9 @@ from framework.session import Session
 from framework.step import StepOutputs, make_views
 from framework.types import Layout, Reference, StepTrace, Views
 
+#: A trace of nothing but the last step in which the injector acts: small, and enough to show.
+LAST = "last"
+
 
 class Loop:
     """The denoising loop of one batch.
@@ -55,7 +58,7 @@ class Loop:
         self.branch = branch
         self._viewed = 0
 
-    def run(self, latents: Tensor, trace: bool) -> tuple[Tensor, list[StepTrace]]:
+    def run(self, latents: Tensor, trace: bool | str) -> tuple[Tensor, list[StepTrace]]:
         """Denoise (N, C, h, w) start latents to clean ones; optionally record every step."""
         records: list[StepTrace] = []
         for index, timestep in enumerate(progress(self.denoiser.timesteps, "sampling")):
@@ -65,7 +68,7 @@ class Loop:
         return latents, records
 
     def _step(
-        self, index: int, timestep: float, latents: Tensor, trace: bool
+        self, index: int, timestep: float, latents: Tensor, trace: bool | str
     ) -> tuple[Tensor, StepTrace | None]:
         shown = self.session is not None and self.plan.shows_reference(index)
         guided = shown and self.plan.guides(index) and self.denoiser.alpha_bars[index] > 0
@@ -267,8 +270,9 @@ class Loop:
         unconditional, conditional = output.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
 
-    def _record(self, index: int, timestep: float, trace: bool) -> StepTrace | None:
-        if not trace:
+    def _record(self, index: int, timestep: float, trace: bool | str) -> StepTrace | None:
+        last = self.plan.injects(index) and not self.plan.injects(index + 1)
+        if not trace or (trace == LAST and not last):
             return None
         nothing = torch.empty(0)
         return StepTrace(index, timestep, target_clean=nothing, latents=nothing)

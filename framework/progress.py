@@ -21,6 +21,11 @@ def progress(
     return tqdm(items, desc=label, total=total, disable=not _ENABLED.get(), leave=False, **options)
 
 
+def progress_enabled() -> bool:
+    """Whether bars are shown here."""
+    return _ENABLED.get()
+
+
 @contextmanager
 def no_progress() -> Iterator[None]:
     """Hide every bar inside the context."""

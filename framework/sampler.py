@@ -94,7 +94,7 @@ class Sampler:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         output_type: str = "pil",
-        return_trace: bool = False,
+        return_trace: bool | str = False,
     ) -> SamplerOutput:
         """Draw one image for each prompt.
 
@@ -107,7 +107,7 @@ class Sampler:
             num_inference_steps: T; default from the configuration.
             guidance_scale: classifier-free guidance; default from the configuration.
             output_type: ``pil``, ``np``, ``pt`` or ``latent``.
-            return_trace: also return what each step saw.
+            return_trace: also return what each step saw; ``"last"``: the last injected step alone.
 
         Raises:
             UserError: a value is out of range, or a prompt cannot be used.
@@ -278,7 +278,7 @@ class Sampler:
     # ---------------------------------------------------------------- the loop
 
     def _batch(
-        self, prompts: list[str], noises: Tensor, steps: int, scale: float, trace: bool
+        self, prompts: list[str], noises: Tensor, steps: int, scale: float, trace: bool | str
     ) -> tuple[Tensor, list[StepTrace]]:
         denoiser = self._denoiser(steps)
         halves = 2 if scale > 1 else 1

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from framework.config import MAX_SEED, Config
+from framework.types import Concept
 
 #: Settings that say where, how fast, or what is done with the pictures afterwards.
 WITHOUT_EFFECT = ("output", "evaluation", "prompts", "seeds", "plugins")
@@ -56,6 +57,7 @@ class Setting:
         variant: name of the variant.
         concept: name of the concept.
         config: the resolved configuration.
+        subject: the concept with its pictures.
         digest: hash of the configuration, of the concept's words and pictures.
         cells: the pictures, prompt by prompt.
     """
@@ -63,6 +65,7 @@ class Setting:
     variant: str
     concept: str
     config: Config = field(repr=False)
+    subject: Concept = field(repr=False)
     digest: str
     cells: tuple[Cell, ...] = field(repr=False)
 
@@ -73,14 +76,14 @@ def noise_seed(concept: str, prompt: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(told).digest()[:8]) & MAX_SEED
 
 
-def digest_of(config: Config, pictures: str, precision: str) -> str:
-    """Hash of a resolved configuration, of the reference pictures and of the precision."""
+def digest_of(config: Config, *more: Any) -> str:
+    """Hash of a resolved configuration and of what else a picture depends on."""
     plain = asdict(config)
     for key in WITHOUT_EFFECT:
         plain.pop(key)
     for key in ("device", "notes"):
         plain["model"].pop(key)
-    return _hash([plain, pictures, precision])
+    return _hash([plain, *more])
 
 
 def cell_id(digest: str, prompt: str, seed: int) -> str:

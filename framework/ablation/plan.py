@@ -10,6 +10,7 @@
     concepts: all                         # names in concept.library; or name -> its settings
     prompts: ["a photo of a {}"]          # or lists by name, which a concept chooses from
     seeds: [0, 1]
+    learn: true                           # false: the model knows the concepts already
     run: {devices: auto}                  # see RunConfig; nothing here changes a picture
     protocols: [corrected]                # how pictures are scored
 
@@ -70,6 +71,7 @@ class PlanFile:
     concepts: Any = ALL
     prompts: Any = None
     seeds: list[int] = field(default_factory=lambda: [0])
+    learn: bool = True
     run: RunConfig = field(default_factory=RunConfig)
     protocols: list[str] = field(default_factory=lambda: ["corrected"])
     curve: str | None = None
@@ -86,6 +88,8 @@ class Plan:
         baseline: name of the variant the others are compared with.
         concepts: by name.
         settings: every variant with every concept.
+        learn: whether concepts are learned; else the model is used as it is (or with
+            ``concept.weights``).
         run: where and how it runs.
         protocols: names of the scoring protocols.
         curve: the swept key that plots connect by a line, if any.
@@ -98,6 +102,7 @@ class Plan:
     baseline: str
     concepts: Mapping[str, Concept] = field(repr=False)
     settings: tuple[Setting, ...] = field(repr=False)
+    learn: bool
     run: RunConfig
     protocols: tuple[str, ...]
     curve: str | None
@@ -145,7 +150,7 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
     names, entries = _concepts(said.concepts, first.concept.library)
     concepts: dict[str, Concept] = {}
     settings: list[Setting] = []
-    pictures: dict[str, str] = {}
+    loaded: dict[str, Concept] = {}
     for name in names:
         entry = entries[name]
         for each in variants:
@@ -153,13 +158,14 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
             if entry.get("config"):
                 config = _resolve(bases, common | flat(entry["config"]), each, below)
             config = replace(config, concept=_concept_section(config, name, entry))
-            if name not in concepts:
-                concepts[name] = load_concept(config.concept)
-                pictures[name] = _pictures(concepts[name])
-            config = _with_reference(config, entry, concepts[name])
+            key = str(config.concept)
+            if key not in loaded:
+                loaded[key] = load_concept(config.concept)
+            concepts.setdefault(name, loaded[key])
+            config = _with_reference(config, entry, loaded[key])
             config = replace(config, model=replace(config.model, path=_at(config.model.path, name)))
             prompts = _prompts(said.prompts, entry, name)
-            settings.append(_setting(each, concepts[name], config, pictures, prompts, said, name))
+            settings.append(_setting(each, name, loaded[key], config, prompts, said))
     _check_unique_files(settings)
     return Plan(
         name=said.name,
@@ -168,6 +174,7 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
         baseline=_baseline(said.baseline, variants),
         concepts=concepts,
         settings=tuple(settings),
+        learn=said.learn,
         run=run,
         protocols=tuple(_protocols(said.protocols)),
         curve=said.curve,
@@ -226,6 +233,7 @@ def _typed(raw: Layer) -> dict[str, Any]:
         ("vary", Mapping, "a mapping: axis -> its values"),
         ("protocols", list, "a list of names"),
         ("seeds", list, "a list of integers"),
+        ("learn", bool, "true or false"),
     ):
         if raw.get(key) is None:
             raw.pop(key, None)
@@ -314,7 +322,7 @@ def _kept(base: Config, variant: Variant) -> dict[str, Any]:
 def _check_distinct(configs: Mapping[str, Config]) -> None:
     seen: dict[str, str] = {}
     for name, config in configs.items():
-        digest = digest_of(config, "", "")
+        digest = digest_of(config)
         if digest in seen:
             raise UserError(
                 f"The variants '{seen[digest]}' and '{name}' are the same: their resolved "
@@ -434,12 +442,11 @@ def _pictures(concept: Concept) -> str:
 
 def _setting(
     variant: Variant,
+    name: str,
     concept: Concept,
     config: Config,
-    pictures: Mapping[str, str],
     prompts: list[str],
     said: PlanFile,
-    name: str,
 ) -> Setting:
     index = config.sampler.reference_index
     if index >= len(concept.images):
@@ -449,7 +456,7 @@ def _setting(
         )
     for text in prompts:
         fill(text, concept)
-    digest = digest_of(config, pictures[name], said.run.precision)
+    digest = digest_of(config, _pictures(concept), said.run.precision, said.learn)
     cells = tuple(
         Cell(
             id=cell_id(digest, text, seed),
@@ -463,7 +470,7 @@ def _setting(
         for place, text in enumerate(prompts)
         for seed in said.seeds
     )
-    return Setting(variant.name, name, config, digest, cells)
+    return Setting(variant.name, name, config, concept, digest, cells)
 
 
 def _check_unique_files(settings: Sequence[Setting]) -> None:
