@@ -75,7 +75,11 @@ def described(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "identity": plan.identity,
         "variants": {each.name: dict(each.values) for each in plan.variants},
-        "concepts": list(plan.concepts),
+        "baseline": plan.baseline,
+        "description": plan.description,
+        "protocols": list(plan.protocols),
+        "concepts": {s.concept: asdict(s.config.concept) for s in reversed(plan.settings)},
+        "evaluation": asdict(plan.config.evaluation),
         "cells": len(plan.cells),
         "settings": {f"{s.variant} / {s.concept}": s.digest[:16] for s in plan.settings},
         "prompts": list(dict.fromkeys(cell.prompt for cell in plan.cells)),
@@ -134,10 +138,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_same(folder: Path, there: dict[str, Any], plan: Plan) -> None:
     here = json.loads(json.dumps(described(plan)))
     if there.get("identity") == here["identity"]:
+        if there != here:  # the scoring may change
+            write_atomic(folder / PLAN, json.dumps(here, indent=2) + "\n")
         return
     differing = []
     for key in ("variants", "concepts", "prompts", "seeds"):
-        if there.get(key) != here[key]:
+        if _names(there.get(key)) != _names(here[key]):
             differing.append(f"{key}: {_brief(there.get(key))} there, {_brief(here[key])} now")
     if not differing:
         old = there.get("settings") or {}
@@ -151,6 +157,29 @@ def _check_same(folder: Path, there: dict[str, Any], plan: Plan) -> None:
         f"The output folder '{folder}' holds the run of another plan, '{there.get('name')}': "
         f"{'; '.join(differing)}. Give another --output, or remove that one."
     )
+
+
+def _names(value: Any) -> Any:
+    return sorted(value) if isinstance(value, dict | list) else value
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """What ``plan.json`` of a run folder says.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(folder) / PLAN
+    if not path.is_file():
+        raise UserError(
+            f"'{folder}' holds no ablation: it has no {PLAN}. Give a folder that 'dreammatcher "
+            "ablate' wrote."
+        )
+    said = _read(path)
+    lacking = [key for key in ("variants", "concepts", "evaluation", "baseline") if key not in said]
+    if lacking:
+        raise UserError(f"{path} is damaged: it lacks {', '.join(lacking)}; draw it anew.")
+    return said
 
 
 def _brief(value: Any) -> str:

@@ -50,7 +50,7 @@ def run_plan(plan: Plan, folder: Path, batches: Sequence[Batch] | None = None) -
     cells = sum(len(batch.cells) for batch in todo)
     if not todo:
         return 0
-    logger.info("%d of %d pictures to draw", cells, len(plan.cells))
+    rank_zero_info(f"{cells} of {len(plan.cells)} pictures to draw", logger)
     weights = Path(plan.run.weights).expanduser() if plan.run.weights else folder / WEIGHTS
     module = AblationModule(plan, folder, weights, todo)
     trainer = make_trainer(plan.run, folder, len(todo), [PictureWriter(folder, plan.run.matches)])
@@ -119,6 +119,13 @@ def device_count(run: RunConfig, items: int) -> Any:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     ranks = int(os.environ.get("WORLD_SIZE", "0")) or None  # already started, as by torchrun
     return ranks or max(1, min(int(cores or 1), items))
+
+
+def rank_zero_info(text: str, log: logging.Logger) -> None:
+    """Say something once, whatever the number of processes."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    if all(os.environ.get(name, "0") == "0" for name in ranks):
+        log.info("%s", text)
 
 
 def with_run(plan: Plan, **changes: Any) -> Plan:

@@ -37,4 +37,7 @@ class EvaluationConfig(PartConfig):
         "text scored: the prompt without the placeholder, or its template with a literal {}",
         choices=TEXTS,
     )
+    lpips: str | None = option(
+        None, "backbone of LPIPS: alex, squeeze, vgg; null: one in torch.hub's cache, if any"
+    )
     batch_size: int = option(32, "pictures or texts encoded together", low=1)
