@@ -61,7 +61,7 @@ class Artist:
         """The pictures of a batch, all of them, with the last matched step."""
         setting = batch.setting
         concept = setting.subject
-        pipe = self._pipe(setting.config)
+        pipe = self.pipe(setting.config)
         self._personalize(pipe, concept, setting.config)
         sampler = Sampler(pipe, concept, build_parts(setting.config), setting.config.sampler)
         self._share(sampler, batch)
@@ -79,7 +79,7 @@ class Artist:
         if config.concept.weights is not None:
             return learn(None, concept, config, self.weights).path
         place = weights_folder(self.weights, concept, config)
-        pipe = self._pipe(config)
+        pipe = self.pipe(config)
         self._unload()
         with _alone(place), no_progress():
             began = time.perf_counter()
@@ -93,7 +93,8 @@ class Artist:
         self._unload()
         self._model = None
 
-    def _pipe(self, config: Config) -> Any:
+    def pipe(self, config: Config) -> Any:
+        """The pipeline of a configuration, loaded once."""
         key = order(config)[0]
         if self._model is None or self._model[0] != key:
             self.close()
@@ -166,8 +167,12 @@ def write_batch(folder: Path, batch: Batch, result: SamplerOutput, matches: int)
     for row, (cell, image) in enumerate(zip(batch.cells, result.images, strict=True)):
         if whole(folder, cell):
             continue
-        index = batch.setting.config.sampler.reference_index
-        extra = {"reference_index": index, "matches": matches_of(result, row, matches)}
+        sampler = batch.setting.config.sampler
+        extra = {
+            "reference_index": sampler.reference_index,
+            "resize": sampler.resize,
+            "matches": matches_of(result, row, matches),
+        }
         write_picture(folder, cell, image, extra)
         written += 1
     return written

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-
 from framework.ablation.cells import Cell, slug
 from framework.ablation.folder import CELLS, PLAN, read_plan, whole
 from framework.ablation.plan import Plan
@@ -167,7 +166,8 @@ def score_cells(
     encoders: Encoders | None = None
     rows: list[dict[str, Any]] = []
     mark = ""
-    for concept in progress(list(dict.fromkeys(cell.concept for cell in cells)), f"scores ({name})"):
+    names = list(dict.fromkeys(cell.concept for cell in cells))
+    for concept in progress(names, f"scores ({name})"):
         own = [cell for cell in cells if cell.concept == concept]
         if encoders is None:
             encoders = load_encoders(config, device)

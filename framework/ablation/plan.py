@@ -30,7 +30,7 @@ from framework.ablation.cells import Cell, Setting, cell_id, digest_of, slug
 from framework.ablation.options import RunConfig
 from framework.concepts import list_concepts, load_concept
 from framework.config import ConceptConfig, Config, load_config
-from framework.config_layers import Layer, plain, with_bases
+from framework.config_layers import Layer, plain
 from framework.errors import UserError, nearest, unknown_name
 from framework.interfaces.injector import InjectorConfig
 from framework.metrics.protocols import PROTOCOLS

@@ -84,9 +84,7 @@ class AblationModule(pl.LightningModule):
     def predict_dataloader(self) -> DataLoader:
         """This rank's batches, one at a time."""
         sampler = ShareSampler(self.batches, self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(
-            Batches(self.batches), batch_size=None, sampler=sampler, collate_fn=_same
-        )
+        return DataLoader(Batches(self.batches), batch_size=None, sampler=sampler, collate_fn=_same)
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Nothing to move: a batch is a description."""

@@ -88,9 +88,7 @@ def summarise(
         protocol: name of the scoring protocol.
         settings: variant -> what it varies.
     """
-    scores = [
-        name for name in SCORES if any(_number(row.get(name)) is not None for row in rows)
-    ]
+    scores = [name for name in SCORES if any(_number(row.get(name)) is not None for row in rows)]
     by_variant = {v: [row for row in rows if row["variant"] == v] for v in variants}
     means = {
         variant: {

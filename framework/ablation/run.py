@@ -58,8 +58,8 @@ def run_plan(plan: Plan, folder: Path, batches: Sequence[Batch] | None = None) -
     left = missing(folder, todo)
     if left and trainer.world_size == 1:
         raise UserError(
-            f"{sum(len(b.cells) for b in left)} pictures of '{folder}' are still missing or damaged "
-            "after the run; is another program writing there? Run the same command again."
+            f"{sum(len(b.cells) for b in left)} pictures of '{folder}' are still missing or "
+            "damaged after the run; is another program writing there? Run the same command again."
         )
     return cells
 
@@ -106,7 +106,7 @@ def make_trainer(
 
 
 def device_count(run: RunConfig, items: int) -> Any:
-    """What Lightning is given: on a CPU ``auto`` is a process for each core, at most one an item."""
+    """What Lightning is given: on a CPU ``auto`` is a process a core, at most one an item."""
     if run.devices != "auto":
         return run.devices
     on_cpu = run.accelerator == "cpu" or (
@@ -123,9 +123,14 @@ def device_count(run: RunConfig, items: int) -> Any:
 
 def rank_zero_info(text: str, log: logging.Logger) -> None:
     """Say something once, whatever the number of processes."""
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    if all(os.environ.get(name, "0") == "0" for name in ranks):
+    if first_rank():
         log.info("%s", text)
+
+
+def first_rank() -> bool:
+    """Whether this process is the one of a run that speaks and scores."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def with_run(plan: Plan, **changes: Any) -> Plan:

@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
         print(describe(plan, folder, args.timed))
         return 0
-    from framework.ablation.run import run_plan
+    from framework.ablation.run import first_rank, run_plan
 
     drawn = run_plan(plan, folder)
-    if not _first_rank():
+    if not first_rank():
         return 0
     print(f"{drawn} picture(s) drawn, {len(plan.cells)} in {folder / 'images'}")
     if args.no_scores:
@@ -68,10 +68,3 @@ def run(args: argparse.Namespace) -> int:
 def default_folder(plan: Plan, output: str | None) -> Path:
     """The run folder of a plan."""
     return Path(output or Path("runs/ablate") / plan.name).expanduser()
-
-
-def _first_rank() -> bool:
-    """Whether this process is the one that speaks; the others end after drawing."""
-    from pytorch_lightning.utilities import rank_zero_only
-
-    return rank_zero_only.rank == 0

@@ -53,9 +53,8 @@ class Templates:
         squared = (masked * pictures).sum(dim=1, keepdim=True)
         kernels = torch.cat([shapes, masked, masked.sum(dim=1, keepdim=True), squared], dim=1)
         self.size = shapes.shape[-1] + reach
-        self.shape, self.masked, self.total, self.squared = (
-            part.conj() for part in torch.fft.rfft2(kernels, (self.size,) * 2).split([1, 3, 1, 1], 1)
-        )
+        spectra = torch.fft.rfft2(kernels, (self.size,) * 2).conj()
+        self.shape, self.masked, self.total, self.squared = spectra.split([1, 3, 1, 1], dim=1)
 
     def likeness(self, picture: Tensor, mask: Tensor) -> Tensor:
         """Correlation inside a template's mask times overlap of the masks.

@@ -63,8 +63,8 @@ def lpips_distance(backbone: str | None = None) -> Distance | None:
     """LPIPS between two pictures at 64 pixels or more, where its backbone is at hand.
 
     Args:
-        backbone: ``alex``, ``squeeze`` or ``vgg``; None takes the first whose file is in torch.hub's
-            cache. Nothing is downloaded.
+        backbone: ``alex``, ``squeeze`` or ``vgg``; None takes the first whose file is in
+            torch.hub's cache. Nothing is downloaded.
 
     Returns:
         A function of two pictures; None if no backbone is there and none was asked for.

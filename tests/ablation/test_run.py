@@ -1,0 +1,159 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ablation_world import tiny_plan
+
+from framework.ablation.evaluate import evaluate_run
+from framework.ablation.folder import missing, plan_batches, whole
+from framework.ablation.plan import load_plan
+from framework.ablation.run import run_plan
+from framework.cli.main import main
+from framework.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def done(world, tmp_path_factory):
+    """A finished run, undisturbed."""
+    plan = load_plan(tiny_plan(world))
+    folder = tmp_path_factory.mktemp("runs") / "done"
+    assert run_plan(plan, folder) == 8
+    return plan, folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (folder / "images").rglob("*.*")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_every_picture_is_there_with_its_metadata(done):
+    plan, folder = done
+    assert all(whole(folder, cell) for cell in plan.cells)
+    cell = plan.cells[-1]
+    said = json.loads((folder / cell.file).with_suffix(".json").read_text())
+    assert said["id"] == cell.id and said["noise_seed"] == cell.noise_seed
+    assert len(said["matches"]) == 4 and all(len(match) == 5 for match in said["matches"])
+    assert len(contents(folder)) == 16
+    assert run_plan(plan, folder) == 0
+
+
+def test_what_is_damaged_or_missing_is_found_and_drawn_again(done, tmp_path):
+    plan, folder = done
+    before = contents(folder)
+    victims = [folder / plan.cells[0].file, folder / plan.cells[3].file]
+    victims[0].write_bytes(victims[0].read_bytes()[:100])
+    victims[1].unlink()
+    (folder / plan.cells[5].file).with_suffix(".json").write_text("{broken")
+    assert len(missing(folder, plan_batches(plan))) == 3
+    with pytest.raises(UserError, match="3 of 8 pictures"):
+        evaluate_run(plan, folder)
+    run_plan(plan, folder)
+    assert contents(folder) == before
+
+
+def test_another_plan_s_folder_is_refused(done, world, capsys):
+    _, folder = done
+    for options, message in (
+        (["seeds=[0]"], "seeds: "),
+        (["sampler.guidance_scale=3"], "resolved configuration"),
+        (["concepts=[blot]"], "concepts: "),
+    ):
+        with pytest.raises(UserError, match="another plan") as caught:
+            run_plan(load_plan(tiny_plan(world), options), folder)
+        assert message in str(caught.value)
+
+
+def test_strangers_folders_are_refused(world, tmp_path):
+    (tmp_path / "letter.txt").write_text("x")
+    with pytest.raises(UserError, match="not empty"):
+        run_plan(load_plan(tiny_plan(world)), tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        run_plan(load_plan(tiny_plan(world)), tmp_path / "letter.txt")
+
+
+def test_part_by_part_gives_the_same_bytes(done, tmp_path):
+    plan, folder = done
+    batches = plan_batches(plan)
+    for part in (batches[2:], batches[:1], batches):
+        run_plan(plan, tmp_path / "parts", part)
+    assert contents(tmp_path / "parts") == contents(folder)
+
+
+def test_weights_are_learned_once_and_shared(world, tmp_path):
+    options = ["concept.placeholder=null", "personalizer.steps=1", "concepts=[blot]", "seeds=[0]"]
+    shared = [*options, f"run.weights={tmp_path / 'weights'}"]
+    plan = load_plan(tiny_plan(world), shared)
+    run_plan(plan, tmp_path / "one")
+    (note,) = (tmp_path / "weights").glob("*/learned.json")
+    stamp = note.stat().st_mtime_ns
+    run_plan(load_plan(tiny_plan(world), [*shared, "sampler.guidance_scale=3"]), tmp_path / "two")
+    assert [p.stat().st_mtime_ns for p in (tmp_path / "weights").glob("*/learned.json")] == [stamp]
+
+
+def test_the_command_draws_scores_and_tabulates(world, tmp_path, capsys):
+    file = tmp_path / "plan.yaml"
+    file.write_text(json.dumps(tiny_plan(world)))
+    words = ["ablate", str(file), "--output", str(tmp_path / "run")]
+    assert main([*words, "--dry-run", "--timed", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "8 pictures = 2 variant(s) x 2 concept(s) x 1 prompt(s) x 2 seed(s)" in told
+    assert "estimate: " in told and "MiB" in told
+    assert not (tmp_path / "run").exists()
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "8 picture(s) drawn" in told and "ours" in told
+    for name in ("table.txt", "table.md", "table.tex", "table.csv", "trade_off.png"):
+        assert (tmp_path / "run" / "results" / "corrected" / name).stat().st_size
+    rows = (tmp_path / "run" / "scores" / "corrected.csv").read_text().splitlines()
+    assert len(rows) == 9
+    stamp = (tmp_path / "run" / "images").stat().st_mtime_ns
+    assert main(["evaluate", str(tmp_path / "run"), "--protocol", "official"]) == 0
+    assert (tmp_path / "run" / "results" / "official" / "table.md").is_file()
+    assert (tmp_path / "run" / "images").stat().st_mtime_ns == stamp
+
+
+def command(file: Path, output: Path, *words: str) -> list[str]:
+    start = [sys.executable, "-m", "framework.cli.main", "ablate", str(file), "--quiet"]
+    return [*start, "--no-scores", "--output", str(output), *words]
+
+
+@pytest.mark.slow
+def test_two_ranks_and_a_kill_give_the_bytes_of_an_undisturbed_run(world, tmp_path):
+    """Killed with two ranks as soon as a picture is there; ended by two ranks; equal to one's."""
+    file = tmp_path / "plan.yaml"
+    file.write_text(json.dumps(tiny_plan(world, seeds=list(range(6)))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(file, killed, "run.devices=2"), env=environment, start_new_session=True
+    )
+    until = time.monotonic() + 240
+    while not list(killed.rglob("*.png")) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    there = len(list(killed.rglob("*.json")))
+    subprocess.run(command(file, killed, "run.devices=2"), env=environment, check=True)
+    plan = load_plan(file)
+    assert there < len(plan.cells)
+    assert all(whole(killed, cell) for cell in plan.cells)
+    run_plan(load_plan(file), tmp_path / "undisturbed")
+    assert contents(killed) == contents(tmp_path / "undisturbed")
+    assert not list(killed.rglob(".*.png"))
+
+
+@pytest.mark.slow
+def test_submitted_to_local_processes(done, world, tmp_path):
+    pytest.importorskip("submitit")
+    plan, folder = done
+    file = tmp_path / "plan.yaml"
+    file.write_text(json.dumps(tiny_plan(world)))
+    words = ["submit", str(file), "--output", str(tmp_path / "run"), "--cluster", "local"]
+    assert main([*words, "--tasks", "1", "--wait"]) == 0
+    assert contents(tmp_path / "run") == contents(folder)
+    assert main([*words, "--tasks", "1", "--wait"]) == 2
