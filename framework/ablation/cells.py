@@ -13,7 +13,15 @@ from framework.config import MAX_SEED, Config
 from framework.types import Concept
 
 #: Settings that say where, how fast, or what is done with the pictures afterwards.
-WITHOUT_EFFECT = ("output", "evaluation", "prompts", "seeds", "plugins")
+WITHOUT_EFFECT = (
+    "output",
+    "evaluation",
+    "prompts",
+    "seeds",
+    "plugins",
+    "cache",
+    "personalizers",
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def digest_of(config: Config, *more: Any) -> str:
     """Hash of a resolved configuration and of what else a picture depends on."""
     plain = asdict(config)
     for key in WITHOUT_EFFECT:
-        plain.pop(key)
+        plain.pop(key, None)
     for key in ("device", "notes"):
         plain["model"].pop(key)
     return _hash([plain, *more])

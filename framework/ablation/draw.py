@@ -20,6 +20,8 @@ from framework.ablation.batches import Batch, order
 from framework.ablation.cells import slug
 from framework.ablation.folder import LOG, whole, write_picture
 from framework.atomic import write_atomic
+from framework.cache import CacheConfig, make_cache
+from framework.cache.store import Cache, MemoryCache
 from framework.composer import build_parts
 from framework.config import Config
 from framework.loading import load_pipeline
@@ -55,7 +57,7 @@ class Artist:
         self.device, self.matches = device, matches
         self._model: tuple[str, Any] | None = None
         self._loaded: tuple[str, Callable[[], Any]] | None = None
-        self._references: tuple[Any, dict[Any, Any]] | None = None
+        self._cache: tuple[CacheConfig, Cache] | None = None
 
     def draw(self, batch: Batch) -> SamplerOutput:
         """The pictures of a batch, all of them, with the last matched step."""
@@ -63,8 +65,13 @@ class Artist:
         concept = setting.subject
         pipe = self.pipe(setting.config)
         self._personalize(pipe, concept, setting.config)
-        sampler = Sampler(pipe, concept, build_parts(setting.config), setting.config.sampler)
-        self._share(sampler, batch)
+        sampler = Sampler(
+            pipe,
+            concept,
+            build_parts(setting.config),
+            setting.config.sampler,
+            self._reference_cache(setting.config),
+        )
         with no_progress():
             return sampler(
                 [cell.prompt for cell in batch.cells],
@@ -116,14 +123,16 @@ class Artist:
         if self._loaded is not None:
             self._loaded[1]()
             self._loaded = None
-        self._references = None
+        self._cache = None
 
-    def _share(self, sampler: Sampler, batch: Batch) -> None:
-        """Let settings of one concept, model and trajectory prepare the reference once."""
-        key = order(batch.setting.config)
-        if self._references is None or self._references[0] != key:
-            self._references = key, sampler._references
-        sampler._references = self._references[1]
+    def _reference_cache(self, config: Config) -> Cache:
+        """The reference of one concept, kept until another's weights are loaded."""
+        if config.cache.where != "memory":
+            return make_cache(config.cache)
+        if self._cache is None or self._cache[0] != config.cache:
+            size = int(config.cache.max_gigabytes * 1e9)
+            self._cache = config.cache, MemoryCache(size, config.cache.max_entries)
+        return self._cache[1]
 
 
 def weights_folder(root: Path, concept: Concept, config: Config) -> Path:

@@ -158,9 +158,9 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
             if entry.get("config"):
                 config = _resolve(bases, common | flat(entry["config"]), each, below)
             config = replace(config, concept=_concept_section(config, name, entry))
-            key = str(config.concept)
+            key = f"{config.concept} {config.personalizer}"
             if key not in loaded:
-                loaded[key] = load_concept(config.concept)
+                loaded[key] = load_concept(_resolved_weights(config, name))
             concepts.setdefault(name, loaded[key])
             config = _with_reference(config, entry, loaded[key])
             config = replace(config, model=replace(config.model, path=_at(config.model.path, name)))
@@ -390,11 +390,7 @@ def _concept_section(config: Config, name: str, entry: Mapping[str, Any]) -> Con
 
 
 def _with_reference(config: Config, entry: Mapping[str, Any], concept: Concept) -> Config:
-    weights = config.concept.weights
-    if weights is not None:
-        config = replace(
-            config, concept=replace(config.concept, weights=_at(weights, concept.name))
-        )
+    config = _resolved_weights(config, config.concept.name or concept.name)
     if entry.get("reference") is None:
         return config
     files = [path.name for path in concept.sources]
@@ -404,6 +400,14 @@ def _with_reference(config: Config, entry: Mapping[str, Any], concept: Concept) 
         return config  # a variant chooses another
     index = files.index(entry["reference"])
     return replace(config, sampler=replace(config.sampler, reference_index=index))
+
+
+def _resolved_weights(config: Config, concept: str) -> Config:
+    """The configuration with the concept's name put into the path of its weights."""
+    weights = config.concept.weights
+    if weights is None:
+        return config
+    return replace(config, concept=replace(config.concept, weights=_at(weights, concept)))
 
 
 def _at(text: str, concept: str) -> str:
