@@ -151,12 +151,12 @@ def chosen_methods(text: str) -> list[str]:
 
 
 def _tasks(configs: dict[str, Config], names: list[str], folder: Path, several: bool) -> Any:
-    """Every method with every concept."""
+    """Every concept with every method, so that an interrupted run has whole concepts."""
     from framework.concepts import load_concept
 
-    for method, config in configs.items():
-        root = folder / method.replace(":", ".") if several else folder
-        for name in names:
+    for name in names:
+        for method, config in configs.items():
+            root = folder / method.replace(":", ".") if several else folder
             own = replace(config, concept=replace(config.concept, name=name))
             yield Task(method, load_concept(own), own, root / "concepts" / name)
 
