@@ -6,7 +6,7 @@ They follow the contract of diffusers' ``AttnProcessor2_0`` for layers on 3D inp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from framework.errors import UserError
 from framework.interfaces.injector import AttentionInputs
 from framework.session import Session
+from framework.types import Layout
 
 #: Stock processors that compute plain attention from to_q, to_k, to_v; what replaces them is
 #: equivalent when nothing is injected.
@@ -90,22 +91,41 @@ class InjectingProcessor:
             return finish(attn, out, hidden_states)
         layout = session.layout
         reference, target = zip(*map(layout.split, tensors), strict=True)
-        if not layout.references:
-            reference = tuple(session.recalled(self.name, name) for name in NAMES)
+        if layout.references:
+            inputs = self.inputs(attn, target, reference, session, layout, hidden.shape[1])
+            out = session.attend(inputs)
+        else:
+            out = self.attend(attn, target, hidden.shape[1])
+        if layout.references:
+            own = F.scaled_dot_product_attention(*reference, scale=attn.scale)
+            out = layout.join(own, out)
+        return finish(attn, out, hidden_states)
+
+    def attend(self, attn: Attention, target: Sequence[Tensor], positions: int) -> Tensor:
+        """The targets' attention, beside a reference that was evaluated apart from them."""
+        session = self.session
+        reference = tuple(session.recalled(self.name, name) for name in NAMES)
+        return session.attend(
+            self.inputs(attn, target, reference, session, session.layout, positions)
+        )
+
+    @staticmethod
+    def inputs(
+        attn: Attention,
+        target: Sequence[Tensor],
+        reference: Sequence[Tensor],
+        session: Session,
+        layout: Layout,
+        positions: int,
+    ) -> AttentionInputs:
+        """What an injector is given: the reference's tensors, repeated beside each target."""
         beside = {
             f"reference_{name}": layout.pair(tensor)
             if name in session.injector.uses
             else tensor[:0]
             for name, tensor in zip(NAMES, reference, strict=True)
         }
-        inputs = AttentionInputs(
-            *target, **beside, grid=session.grid(hidden.shape[1]), scale=attn.scale
-        )
-        out = session.attend(inputs)
-        if layout.references:
-            own = F.scaled_dot_product_attention(*reference, scale=attn.scale)
-            out = layout.join(own, out)
-        return finish(attn, out, hidden_states)
+        return AttentionInputs(*target, **beside, grid=session.grid(positions), scale=attn.scale)
 
 
 def require_plain(name: str, processor: Any) -> None:
@@ -114,7 +134,7 @@ def require_plain(name: str, processor: Any) -> None:
     Raises:
         UserError: with what to undo.
     """
-    if type(processor) not in PLAIN:
+    if type(processor) not in PLAIN and not getattr(processor, "stacks", False):
         raise UserError(
             f"Layer '{name}' uses the attention processor {type(processor).__name__}; injection "
             "replaces it and can only stand in for plain attention. Undo fused projections, "

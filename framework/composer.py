@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,32 @@ def compose(
         overrides: ``key=value`` pairs.
 
     Returns:
-        A :class:`framework.sampler.Sampler`; ``sampler(prompt, seed=...)`` draws.
+        A :class:`framework.sampler.Sampler`; ``sampler(prompt, seed=...)`` draws. With ``concepts``
+        in the configuration it is a :class:`framework.several.SeveralSampler`.
 
     Raises:
         UserError: whatever in the configuration cannot be used.
     """
     typed = load_config(config, overrides)
+    if typed.concepts and concept is None:
+        return _compose_several(typed, pipe)
     chosen = concept or load_concept(typed)
     model = pipe if pipe is not None else load_pipeline(typed.model)
     if typed.concept.weights is not None:
         plug_in(model, resolve_path(typed.concept.weights), chosen, typed)
     return Sampler(model, chosen, build_parts(typed), typed.sampler, make_cache(typed.cache))
+
+
+def _compose_several(config: Config, pipe: Any) -> Sampler:
+    """A sampler of several concepts, each with its own parts, reference and weights."""
+    from framework.several import SeveralSampler, check_distinct
+
+    singles = [replace(config, concept=each, concepts=[]) for each in config.concepts]
+    concepts = [load_concept(single) for single in singles]
+    check_distinct(concepts)
+    model = pipe if pipe is not None else load_pipeline(config.model)
+    for single, concept in zip(singles, concepts, strict=True):
+        if single.concept.weights is not None:
+            plug_in(model, resolve_path(single.concept.weights), concept, single)
+    parts = [build_parts(config) for _ in concepts]
+    return SeveralSampler(model, concepts, parts, config.sampler, make_cache(config.cache))

@@ -79,6 +79,7 @@ class Config:
     plugins: list[str] = field(default_factory=list)
     model: ModelConfig = field(default_factory=ModelConfig)
     concept: ConceptConfig = field(default_factory=ConceptConfig)
+    concepts: list[ConceptConfig] = field(default_factory=list)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -189,7 +190,26 @@ def _typed(data: Layer) -> Config:
         complete[kind] = {"name": name, **options_of(fill(kind, cls, complete[kind]))}
     for section, cls in SECTIONS.items():
         complete[section] = fill(section, cls, complete[section])
+    complete["concepts"] = _concepts(complete["concepts"], complete["concept"])
     return fill("", Config, complete)
+
+
+def _concepts(entries: Any, alone: ConceptConfig) -> list[ConceptConfig]:
+    """Several concepts, from the library of ``concept`` unless they name another."""
+    if not isinstance(entries, list) or not all(isinstance(each, Mapping) for each in entries):
+        raise UserError(
+            f"concepts is {entries!r}; expected a list of mappings as in the section concept, e.g. "
+            "concepts: [{path: photos/mug, class_name: mug, weights: mug.safetensors}, ...]."
+        )
+    if entries and (alone.path or alone.name or alone.weights):
+        raise UserError(
+            "The configuration has both concept and concepts; name one object in concept, or "
+            "several in concepts."
+        )
+    return [
+        fill(f"concepts[{place}]", ConceptConfig, {"library": alone.library, **each})
+        for place, each in enumerate(entries)
+    ]
 
 
 def _import_plugins(modules: Any) -> None:

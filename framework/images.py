@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from framework.errors import UserError
 
 #: Files that may lie among the pictures; hidden files and subfolders may, too.
-IGNORED = ("concept.yaml", "metadata.json")
+IGNORED = ("concept.yaml", "metadata.json", "Thumbs.db", "desktop.ini")
 MINIMUM_SIDE = 16
 
 
@@ -46,7 +47,13 @@ def load_images(folder: str | Path) -> list[tuple[Path, Image.Image]]:
     except PermissionError as error:
         raise UserError(f"The folder '{path}' may not be read: {error.strerror}.") from error
     if not files:
-        raise UserError(f"The folder '{path}' has no image in it; put at least one PNG or JPEG in.")
+        inside = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        hint = (
+            f" It has the folder '{inside[0]}' in it; perhaps that one is meant." if inside else ""
+        )
+        raise UserError(
+            f"The folder '{path}' has no image in it; put at least one PNG or JPEG in.{hint}"
+        )
     return [(file, load_image(file)) for file in files]
 
 
@@ -60,6 +67,10 @@ def load_image(file: str | Path) -> Image.Image:
         UserError: the file is no picture, is damaged, too small or may not be read.
     """
     path = Path(file)
+    if path.suffix.lower() in (".heic", ".heif") and find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,7 +144,12 @@ def _unreadable(path: Path) -> str:
             f"'{path}' is a damaged image: its content is not what its name says. Replace it by an "
             "intact copy, or remove it."
         )
+    if path.suffix.lower() in (".heic", ".heif"):
+        return (
+            f"'{path}' is a HEIC picture, which is read only where the package pillow-heif is "
+            "installed (pip install pillow-heif). Install it, or convert the picture to JPEG."
+        )
     return (
         f"'{path}' is not an image that can be read. The folder may hold pictures (PNG, JPEG, "
-        f"WebP, ...) and {' and '.join(IGNORED)} only: convert it, or move it away."
+        f"WebP, ...) and {' and '.join(IGNORED[:2])} only: convert it, or move it away."
     )

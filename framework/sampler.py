@@ -131,7 +131,7 @@ class Sampler:
             )
         if self._check_attachable(steps):
             for text in prompts:
-                concept_positions(self.pipe, text, self.concept)
+                self.positions(text)
         size = self.config.batch_size
         results, traces = [], []
         for start in range(0, len(prompts), size):
@@ -143,6 +143,22 @@ class Sampler:
             traces.append(trace)
         images = self.model.to_output(torch.cat(results), output_type)
         return SamplerOutput(images=images, trace=merge_traces(traces))
+
+    def fill(self, prompt: str) -> str:
+        """A prompt with the concept put in.
+
+        Raises:
+            UserError: the prompt does not mention it.
+        """
+        return fill(prompt, self.concept)
+
+    def positions(self, prompt: str) -> Any:
+        """Where the concept's tokens stand in a filled prompt.
+
+        Raises:
+            UserError: they do not.
+        """
+        return concept_positions(self.pipe, prompt, self.concept)
 
     def reference(self, num_inference_steps: int | None = None) -> Reference:
         """The prepared reference for a number of steps; computed once and kept."""
@@ -255,7 +271,7 @@ class Sampler:
                 f"Got {len(prompts)} prompts but seeds or noise for {len(noises)} images; give one "
                 "for each prompt, or a single prompt."
             )
-        filled = [fill(text, self.concept) for text in prompts]
+        filled = [self.fill(text) for text in prompts]
         for text in filled:
             check_words(self.pipe.tokenizer, text)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)

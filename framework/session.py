@@ -133,9 +133,15 @@ class Session:
             return self.memory[f"{layer}/{name}"]
         return torch.empty(0)
 
-    def attend(self, inputs: AttentionInputs) -> Tensor:
-        """Run the injector in one layer; note what it used if no finer layer has acted yet."""
-        grid, masks = inputs.grid, self.masks(inputs.grid)
+    def attend(self, inputs: AttentionInputs, masks: Masks | None = None) -> Tensor:
+        """Run the injector in one layer; note what it used if no finer layer has acted yet.
+
+        Args:
+            inputs: of the layer.
+            masks: where to inject; default: this session's own masks.
+        """
+        grid = inputs.grid
+        masks = self.masks(grid) if masks is None else masks
         if not self.injector.needs_correspondence:
             return self.injector(inputs, None, masks)
         matches = self.correspondence(grid)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from framework.errors import UserError, nearest
+from framework.errors import UserError, nearest, unknown_name
 from framework.types import Concept
 
 SLOT = "{}"
@@ -47,30 +48,111 @@ def concept_positions(pipe: Any, prompt: str, concept: Concept) -> list[int]:
     Raises:
         UserError: the concept is not in the prompt, or lies beyond the text encoder's length.
     """
-    ids = token_ids(pipe, prompt)
+    positions = _occurrences(pipe, token_ids(pipe, prompt), concept)
+    inside = _inside(pipe, positions)
+    if not inside:
+        raise _not_there(pipe, prompt, concept.phrase, bool(positions))
+    return inside
+
+
+def named_positions(pipe: Any, prompt: str, concepts: Sequence[Concept]) -> list[list[int]]:
+    """Positions of each of several concepts, as :func:`concept_positions`; empty if not named.
+
+    Concepts that share a placeholder are told apart by the class name after it, and one without a
+    placeholder does not claim the class name of another.
+
+    Raises:
+        UserError: the prompt names none of them within the text encoder's length.
+    """
+    ids, words = token_ids(pipe, prompt), [concept.placeholder for concept in concepts]
+    found: dict[int, list[int]] = {}
+    for k in sorted(range(len(concepts)), key=lambda k: not words[k]):
+        concept = concepts[k]
+        shared = bool(concept.placeholder) and words.count(concept.placeholder) > 1
+        positions = _occurrences(pipe, ids, concept, whole=shared)
+        taken = {place for each in found.values() for place in each}
+        found[k] = [place for place in positions if place not in taken]
+    inside = [_inside(pipe, found[k]) for k in range(len(concepts))]
+    if not any(inside):
+        phrases = "' or '".join(concept.phrase for concept in concepts)
+        raise _not_there(pipe, prompt, phrases, any(found.values()))
+    return inside
+
+
+def fill_several(prompt: str, concepts: Sequence[Concept]) -> str:
+    """Put several concepts into a prompt.
+
+    ``{name}``, ``{0}``, ``{1}``, ..., ``{placeholder}`` and, where only one has it, ``{class}``
+    become "placeholder class" of the concept they name; ``{}`` is the first one.
+
+    Raises:
+        UserError: braces name none of them, or the prompt mentions none.
+    """
+    known: dict[str, Concept] = {}
+    nouns = [concept.class_name for concept in concepts]
+    for concept in reversed(concepts):
+        if nouns.count(concept.class_name) == 1:
+            known[concept.class_name] = concept
+    for number, concept in enumerate(concepts):
+        known |= {str(number): concept, concept.name: concept}
+        if concept.placeholder and [c.placeholder for c in concepts].count(concept.placeholder) < 2:
+            known[concept.placeholder] = concept
+
+    def put(match: re.Match[str]) -> str:
+        key = match[1].strip()
+        if key and key not in known:
+            raise unknown_name(f"concept in the prompt '{prompt}',", key, known)
+        return (known[key] if key else concepts[0]).phrase
+
+    filled = re.sub(r"\{([^{}]*)\}", put, prompt)
+    keys = [concept.placeholder or concept.class_name for concept in concepts]
+    if not any(re.search(rf"(?<!\w){re.escape(key)}(?!\w)", filled) for key in keys):
+        slots = " or ".join(f"'{{{concept.name}}}'" for concept in concepts)
+        raise UserError(
+            f"The prompt '{prompt}' mentions none of the concepts. Write {slots} where they belong."
+        )
+    return filled
+
+
+def _occurrences(pipe: Any, ids: list[int], concept: Concept, whole: bool = False) -> list[int]:
+    """Places of a concept among token ids, the start token not counted.
+
+    Args:
+        pipe: the pipeline.
+        ids: token ids without special tokens.
+        concept: the concept.
+        whole: count the placeholder only where the class name follows it.
+    """
     placeholder = token_ids(pipe, concept.placeholder) if concept.placeholder else []
     noun = token_ids(pipe, concept.class_name)
     positions: list[int] = []
     start = 0
     sought = placeholder or noun
     while start <= len(ids) - len(sought):
-        if ids[start : start + len(sought)] != sought:
+        end = start + len(sought)
+        follows = bool(placeholder) and ids[end : end + len(noun)] == noun
+        if ids[start:end] != sought or (whole and not follows):
             start += 1
             continue
-        end = start + len(sought)
-        if placeholder and ids[end : end + len(noun)] == noun:
+        if follows:
             end += len(noun)
         positions.extend(range(start, end))
         start = end
+    return positions
+
+
+def _inside(pipe: Any, positions: list[int]) -> list[int]:
+    """Places the text encoder reads, counted with the start token."""
     limit = pipe.tokenizer.model_max_length - 2
-    inside = [position + 1 for position in positions if position < limit]  # after the start token
-    if not inside:
-        where = "stands beyond the text encoder's length in" if positions else "is not in"
-        raise UserError(
-            f"The concept '{concept.phrase}' {where} the prompt '{prompt}'; write it with "
-            f"'{SLOT}', within the first {limit} tokens."
-        )
-    return inside
+    return [position + 1 for position in positions if position < limit]
+
+
+def _not_there(pipe: Any, prompt: str, phrase: str, beyond: bool) -> UserError:
+    where = "stands beyond the text encoder's length in" if beyond else "is not in"
+    return UserError(
+        f"The concept '{phrase}' {where} the prompt '{prompt}'; write it with "
+        f"'{SLOT}', within the first {pipe.tokenizer.model_max_length - 2} tokens."
+    )
 
 
 def unknown_words(tokenizer: Any, text: str) -> list[str]:

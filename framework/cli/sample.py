@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from framework.config import Config
     from framework.sampler import Sampler
-    from framework.types import SamplerOutput
+    from framework.types import Concept, SamplerOutput
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
     if args.baseline:
         arms[BASELINE] = plain_sampler(sampler, config)
     _check_prompts(sampler, config)
-    if config.concept.path is not None and config.model.path in config.model.notes:
+    own = any(each.path is not None for each in (config.concept, *config.concepts))
+    if own and config.model.path in config.model.notes:
         logger.warning("Note: %s", config.model.notes[config.model.path])
 
     from framework.atomic import write_atomic
     from framework.runs import open_run
 
-    default = Path("runs/sample") / sampler.concept.name
+    default = Path("runs/sample") / "-".join(each.name for each in concepts_of(sampler))
     folder = open_run(Path(config.output or default).expanduser(), config)
     write_atomic(folder / "prompts.json", json.dumps(_index(config, sampler), indent=2) + "\n")
     for name, arm in arms.items():
@@ -101,9 +102,18 @@ def plain_sampler(sampler: Sampler, config: Config) -> Sampler:
     from framework.compare import baseline_config
     from framework.composer import build_parts
     from framework.sampler import Sampler
+    from framework.several import SeveralSampler
 
+    if isinstance(sampler, SeveralSampler):
+        each = [build_parts(baseline_config(config)) for _ in sampler.concepts]
+        return SeveralSampler(sampler.pipe, sampler.concepts, each, sampler.config)
     parts = build_parts(baseline_config(config))
     return Sampler(sampler.pipe, sampler.concept, parts, sampler.config)
+
+
+def concepts_of(sampler: Sampler) -> tuple[Concept, ...]:
+    """The concepts a sampler draws."""
+    return getattr(sampler, "concepts", (sampler.concept,))
 
 
 def file_name(prompt_index: int, seed: int) -> str:
@@ -113,21 +123,22 @@ def file_name(prompt_index: int, seed: int) -> str:
 
 def _check_prompts(sampler: Sampler, config: Config) -> None:
     """Refuse every prompt that cannot be drawn before the first is."""
-    from framework.text import check_words, concept_positions, fill
+    from framework.text import check_words
 
-    _check_placeholder(sampler, config)
+    settings = config.concepts or [config.concept]
+    for concept, given in zip(concepts_of(sampler), settings, strict=True):
+        _check_placeholder(concept.placeholder, sampler.pipe.tokenizer, given.weights)
     for text in [*config.prompts, sampler.config.reference_prompt]:
-        filled = fill(text, sampler.concept)
+        filled = sampler.fill(text)
         check_words(sampler.pipe.tokenizer, filled)
-        concept_positions(sampler.pipe, filled, sampler.concept)
+        sampler.positions(filled)
 
 
-def _check_placeholder(sampler: Sampler, config: Config) -> None:
+def _check_placeholder(word: str, tokenizer: Any, weights: str | None) -> None:
     """Say it plainly if nothing has taught the model this concept."""
     from framework.text import unknown_words
 
-    word, tokenizer = sampler.concept.placeholder, sampler.pipe.tokenizer
-    if config.concept.weights is not None or not word or word in tokenizer.get_vocab():
+    if weights is not None or not word or word in tokenizer.get_vocab():
         return
     advice = (
         "Give what 'dreammatcher train' wrote, concept.weights=FILE; or, to draw the plain class "
@@ -140,12 +151,10 @@ def _check_placeholder(sampler: Sampler, config: Config) -> None:
 
 
 def _index(config: Config, sampler: Sampler) -> list[dict[str, Any]]:
-    from framework.text import fill
-
     return [
         {
             "prompt": text,
-            "filled": fill(text, sampler.concept),
+            "filled": sampler.fill(text),
             "images": {str(seed): file_name(index, seed) for seed in config.seeds},
         }
         for index, text in enumerate(config.prompts)

@@ -152,7 +152,7 @@ class CrossAttentionMask(MaskProvider):
         """
         grid = grid_of(probabilities.shape[2], *self._latent_size)
         mean = probabilities.detach().float().mean(dim=1)
-        last = max(token for tokens in self._target_tokens for token in tokens)
+        last = max((token for tokens in self._target_tokens for token in tokens), default=0)
         if last >= mean.shape[-1]:
             raise UserError(
                 f"mask.tokens has position {last}; the text has {mean.shape[-1]} tokens, numbered "
@@ -161,7 +161,10 @@ class CrossAttentionMask(MaskProvider):
         layout = self._layout
         targets = self._target_tokens if layout.targets else []
         rows = [self._reference_tokens] * layout.references + targets
-        columns = [row[:, tokens].mean(dim=-1) for row, tokens in zip(mean, rows, strict=True)]
+        columns = [
+            row[:, tokens].mean(dim=-1) if tokens else row.new_zeros(len(row))  # not in this prompt
+            for row, tokens in zip(mean, rows, strict=True)
+        ]
         self._maps.append(torch.stack(columns).unflatten(1, grid))
 
     def masks(self, height: int, width: int, pairs: int) -> Masks:
@@ -188,11 +191,17 @@ class CrossAttentionMask(MaskProvider):
 
 
 class _CapturingProcessor:
-    """Cross-attention with explicit probabilities where a mask is made of them."""
+    """Cross-attention with explicit probabilities where a mask is made of them.
+
+    Several may stand on one layer, each for a concept of its own; the attention is computed once.
+    """
+
+    stacks = True
 
     def __init__(self, provider: CrossAttentionMask, plain: Any) -> None:
-        self.provider = provider
-        self.plain = plain
+        inner = plain if isinstance(plain, _CapturingProcessor) else None
+        self.providers = [provider] if inner is None else [*inner.providers, provider]
+        self.plain = plain if inner is None else inner.plain
 
     def __call__(
         self,
@@ -204,13 +213,18 @@ class _CapturingProcessor:
     ) -> Tensor:
         """See diffusers' ``AttnProcessor2_0``; other resolutions run the layer's own processor."""
         positions = hidden_states.shape[1]
-        if encoder_hidden_states is None or not self.provider.wants(positions):
+        wanting = [
+            provider
+            for provider in self.providers
+            if encoder_hidden_states is not None and provider.wants(positions)
+        ]
+        if not wanting:
             return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         query, key, value = project(attn, hidden_states, encoder_hidden_states)
         rows, heads = query.shape[:2]
         probabilities = attn.get_attention_scores(
             query.flatten(0, 1), key.flatten(0, 1), attention_mask
         ).unflatten(0, (rows, heads))
-        layout = self.provider._layout
-        self.provider.capture(probabilities[rows - rows // layout.halves :])
+        for provider in wanting:
+            provider.capture(probabilities[rows - rows // provider._layout.halves :])
         return finish(attn, probabilities @ value, hidden_states)

@@ -187,7 +187,9 @@ def _layer(network: nn.Module, path: str) -> nn.Module | None:
         except AttributeError:
             continue
         base = getattr(layer, "get_base_layer", None)
-        return layer if base is None else base()
+        layer = layer if base is None else base()
+        if hasattr(layer, "weight"):
+            return layer
     return None
 
 

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
-import hashlib
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import tiny_sd
+from tiny_personal import draw, fingerprint, make_concept
 
 from framework.concepts import read_concept_file
 from framework.errors import UserError
@@ -22,18 +20,9 @@ from framework.text import concept_positions
 from framework.training.data import ConceptBatches, cache_latents
 from framework.training.objective import Objective
 from framework.training.system import encode_prompts
-from framework.types import Concept
 from personalizers.textual_inversion import TextualInversion
 
 QUICK = {"steps": 4, "batch_size": 2, "resolution": 64, "checkpoint_every": 2}
-
-
-def make_concept(**changes):
-    rng = np.random.default_rng(3)
-    images = tuple(
-        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)) for _ in range(3)
-    )
-    return replace(Concept("my-duck", "<my-duck>", "duck", images), **changes)
 
 
 def train(pipe, folder, concept=None, seed=0, **options):
@@ -43,28 +32,6 @@ def train(pipe, folder, concept=None, seed=0, **options):
 
 def learned(path):
     return load_file(path)["<my-duck>"]
-
-
-def fingerprint(pipe):
-    """Everything training and loading must leave alone."""
-    digest = hashlib.sha256()
-    flags = []
-    for name, part in sorted(pipe.components.items()):
-        if isinstance(part, torch.nn.Module):
-            for key, value in part.state_dict().items():
-                digest.update(key.encode() + value.numpy().tobytes())
-            flags.append((name, [p.requires_grad for p in part.parameters()]))
-            flags.append((name, [m.training for m in part.modules()]))
-            flags.append((name, part.config.get("vocab_size", None) if name == "vae" else 0))
-    sizes = [len(pipe.tokenizer), pipe.text_encoder.config.vocab_size]
-    kept = [id(pipe.tokenizer), id(pipe.text_encoder.get_input_embeddings())]
-    return digest.hexdigest(), flags, sizes, kept, torch.get_rng_state().tolist()
-
-
-def draw(pipe, prompt):
-    generator = torch.Generator().manual_seed(0)
-    result = pipe(prompt, num_inference_steps=2, generator=generator, output_type="np")
-    return result.images
 
 
 def test_training_leaves_the_pipeline_as_it_was(sd1, tmp_path):
