@@ -87,6 +87,7 @@ class SeveralSampler(Sampler):
         named = torch.tensor(
             [[bool(each[k]) for each in found] * halves for k in range(len(self.concepts))]
         )
+        references = [single.reference(steps) for single in self.singles]  # before anything looks
         with ExitStack() as stack:
             sessions, loops = [], []
             for k, single in enumerate(self.singles):
@@ -102,7 +103,7 @@ class SeveralSampler(Sampler):
                 stack.enter_context(parts.extractor.attach(unet))
                 tokens = [each[k] for each in found]
                 stack.enter_context(parts.mask.attach(unet, session.layout, size, tokens, own))  # type: ignore[arg-type]
-                reference = single.reference(steps)
+                reference = references[k]
                 conditions = single._conditions(prompts, halves)
                 branch = ReferenceBranch(
                     denoiser,
@@ -165,15 +166,15 @@ class SeveralProcessor(InjectingProcessor):
         session = self.session
         grid, layout = session.grid(positions), session.layout
         masks = [one.masks(grid) for one in self.sessions]
-        won = winners(torch.stack([each.target for each in masks]), self.named)
+        shares = winners(torch.stack([each.target for each in masks]), self.named)
         out = None
         for k, one in enumerate(self.sessions):
             reference = tuple(one.recalled(self.name, name) for name in NAMES)
             inputs = self.inputs(attn, target, reference, one, layout, positions)
-            own = Masks(masks[k].target * won[k], masks[k].reference)
+            own = Masks(masks[k].target * (shares[k] > 0), masks[k].reference)
             result = one.attend(inputs, own)
-            share = won[k].flatten(1)[:, None, :, None]
-            out = result if out is None else torch.where(share, result, out)
+            part = result * shares[k].flatten(1)[:, None, :, None].to(result.dtype)
+            out = part if out is None else out + part
         assert out is not None
         return out
 
@@ -183,14 +184,15 @@ def winners(masks: Tensor, named: Tensor) -> Tensor:
 
     Args:
         masks: (K, B, H, W) in [0, 1].
-        named: (K, B), bool.
+        named: (K, B), bool; every target names at least one.
 
     Returns:
-        (K, B, H, W) bool; of equal ones the first wins, and exactly one wins in every cell.
+        (K, B, H, W) shares: 1 for the winner and 0 for the others; equal ones share a cell.
     """
     known = named.to(masks.device)[:, :, None, None]
-    best = masks.masked_fill(~known, -1.0).argmax(dim=0)
-    return torch.stack([best == k for k in range(len(masks))])
+    rated = masks.masked_fill(~known, -1.0)
+    won = (rated == rated.amax(dim=0)) & known
+    return won / won.sum(dim=0)
 
 
 def _run(

@@ -74,8 +74,9 @@ def test_one_concept_wins_each_cell():
     named = torch.tensor([[True, True], [True, False]])
     won = winners(masks, named)
     assert won.sum(dim=0).eq(1).all()
-    assert won[:, 0, 0].tolist() == [[True, False], [False, True]]
-    assert won[0, 1].all()  # the second target does not name the second concept
+    assert won[:, 0, 0].tolist() == [[1, 0], [0, 1]]
+    assert won[0, 1].eq(1).all()  # the second target does not name the second concept
+    assert winners(torch.zeros(2, 1, 1, 1), torch.ones(2, 1, dtype=torch.bool)).eq(0.5).all()
 
 
 def test_one_of_several_is_drawn_as_alone(sd1):

@@ -15,6 +15,16 @@ def shapes_of(module: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
+def widths_of(module: Any) -> str:
+    """How wide a network is, in the words of its configuration."""
+    config = getattr(module, "config", {})
+    said = {
+        key: getattr(config, key, None)
+        for key in ("block_out_channels", "cross_attention_dim", "hidden_size")
+    }
+    return ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
+
+
 def check_shapes(source: object, got: Shapes, module: Any, what: str = "U-Net") -> None:
     """Refuse weights whose names or shapes are not those of a network.
 
@@ -31,9 +41,9 @@ def check_shapes(source: object, got: Shapes, module: Any, what: str = "U-Net") 
     for name, shape in got.items():
         if name not in expected:
             raise UserError(
-                f"{source} has the weight '{name}' {tuple(shape)}, but this model's {what} has no "
-                "such weight. It was made for another family of models; load that one with "
-                "model.path=."
+                f"{source} has the weight '{name}' {tuple(shape)}, but this model's {what} "
+                f"({widths_of(module)}) has no such weight. It was made for another "
+                "family of models; load that one with model.path=."
             )
         if tuple(shape) != expected[name]:
             raise UserError(

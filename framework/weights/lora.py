@@ -14,6 +14,7 @@ from framework.atomic import write_atomic
 from framework.errors import UserError
 from framework.training.copies import replace_parameter, shared_copy, swap
 from framework.training.words import towers
+from framework.weights.fits import widths_of
 from framework.weights.recognise import LORA, located
 
 logger = logging.getLogger(__name__)
@@ -161,8 +162,9 @@ def _check(file: Path, state: Mapping[str, Tensor], part: str, network: nn.Modul
         weight = getattr(layer, "weight", None)
         if weight is None:
             raise UserError(
-                f"{file} updates the layer '{bare}', which this model's {part} has not. It was "
-                "made for another family of models."
+                f"{file} updates the layer '{bare}' with shape {tuple(value.shape)}, which this "
+                f"model's {part} ({widths_of(network)}) has not. It was made for another family "
+                "of models; load that one with model.path=."
             )
         got = value.shape[1] if down else value.shape[0]
         expected = weight.shape[1] if down else weight.shape[0]
