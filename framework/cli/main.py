@@ -26,6 +26,7 @@ FLAGS = ("--debug", "--quiet")
 COMMANDS: Commands = {
     "demo": ("framework.cli.demo", "the whole method on a bundled concept: train, draw, compare"),
     "train": ("framework.cli.train", "teach a model a concept from its pictures"),
+    "train-matcher": ("framework.cli.train_matcher", "train the head of the learned matcher"),
     "sample": ("framework.cli.sample", "draw prompts with a configuration"),
     "compare": ("framework.cli.compare", "baseline against DreamMatcher over many concepts"),
     "match-bench": ("framework.cli.match_bench", "PCK of extractors and matchers, known truth"),
