@@ -35,11 +35,12 @@ TARGETS = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--images", metavar="DIR", help="synthetic warps of these pictures instead")
-    parser.add_argument("--updates", type=int, default=800, help="of the weights (default 800)")
+    parser.add_argument("--updates", type=int, default=1400, help="of the weights (default 1400)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
     parser.add_argument("--dim", type=int, default=96, help="channels the head puts out")
     parser.add_argument("--blocks", type=int, default=3, help="residual blocks of the head")
-    parser.add_argument("--looks", type=int, default=2, help="steps at which each group is shown")
+    parser.add_argument("--looks", type=int, default=3, help="steps at which each group is shown")
+    parser.add_argument("--repeats", type=int, default=1, help="earlier pairs after each new one")
     parser.add_argument("--seed", type=int, default=0, help="of pairs, noise and the head's start")
     parser.add_argument("--output", metavar="DIR", help=f"where results go (default {OUTPUT})")
     add_config(parser)
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         ("dim", 1, 4096),
         ("blocks", 0, 64),
         ("looks", 1, 1000),
+        ("repeats", 0, 1000),
         ("seed", 0, 2**31 - 1),
     ):
         check_range(f"--{name}", getattr(args, name), low, high)
@@ -83,13 +85,15 @@ def run(args: argparse.Namespace) -> int:
     observatory = Observatory(load_pipeline(config.model), config)
     source = make_source(args, observatory)
     open_run(folder, config)
-    lessons = Lessons(observatory, config.part("extractor"), source, args.looks, args.seed)
+    extractor = config.part("extractor")
+    lessons = Lessons(observatory, extractor, source, args.looks, args.repeats, args.seed)
     width = next(lessons.group(0)).target.shape[-1]
     about = {
         "images": args.images and str(Path(args.images).expanduser().resolve()),
         "updates": args.updates,
         "learning_rate": args.learning_rate,
         "looks": args.looks,
+        "repeats": args.repeats,
         "dim": args.dim,
         "blocks": args.blocks,
         "seed": args.seed,

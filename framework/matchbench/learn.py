@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ from matchers.learned import MatchingHead, match_projected
 RIGHT = 0.1
 #: Width, in cells, of the target distribution about the true match.
 SPREAD = 0.7
+#: Lessons kept to be repeated.
+REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,19 @@ class Lesson:
 class Lessons(IterableDataset):
     """Groups of a source, one after the other, each at a few random sampling steps; without end.
 
+    The model's work is most of the cost of a lesson, so each new one is followed by some of the
+    latest ones again.
+
     Args:
         observatory: shows groups to the model.
         extractor: makes the descriptors.
         source: groups by index, of which any may be asked for.
         looks: steps at which each group is shown.
-        seed: of the noise and the steps.
+        repeats: earlier lessons after each new one.
+        seed: of the noise, the steps and the repetitions.
 
     Attributes:
-        start: lessons to pass over, so that an interrupted training goes on as it would have.
+        start: lessons to pass over, where an interrupted training goes on.
     """
 
     def __init__(
@@ -79,18 +86,24 @@ class Lessons(IterableDataset):
         observatory: Observatory,
         extractor: FeatureExtractor,
         source: Source,
-        looks: int = 2,
+        looks: int = 3,
+        repeats: int = 1,
         seed: int = 0,
     ) -> None:
         self.observatory, self.extractor, self.source = observatory, extractor, source
-        self.looks, self.seed, self.start = looks, seed, 0
+        self.looks, self.repeats, self.seed, self.start = looks, repeats, seed, 0
 
     def __iter__(self) -> Iterator[Lesson]:
-        number = self.start // self.looks
-        skipped = self.start % self.looks
+        number = self.start // ((1 + self.repeats) * self.looks)
+        rng = np.random.default_rng([self.seed, number, REMEMBERED])
+        latest: deque[Lesson] = deque(maxlen=REMEMBERED)
         while True:
-            yield from list(self.group(number))[skipped:]
-            number, skipped = number + 1, 0
+            for lesson in self.group(number):
+                latest.append(lesson)
+                yield lesson
+                for place in rng.integers(len(latest), size=self.repeats):
+                    yield latest[place]
+            number += 1
 
     def group(self, number: int) -> Iterator[Lesson]:
         """The lessons of one group."""
@@ -133,16 +146,16 @@ class MatchingSystem(pl.LightningModule):
         self.head, self.optimization, self.identity = head, optimization, identity
         self._size = size
 
-    def training_step(self, lesson: Lesson, index: int) -> Tensor:
+    def training_step(self, lesson: Lesson) -> Tensor:
         """One loss.
 
         Raises:
             UserError: it is not finite.
         """
-        if index % 3 == 2:  # matched layers have coarser grids, too
-            lesson = coarser(lesson)
         found, trust, right = lesson_losses(self.head, lesson, self._size)
-        loss = found + 0.3 * trust
+        # Matched layers have coarser grids, too.
+        found_coarse, trust_coarse, _ = lesson_losses(self.head, coarser(lesson), self._size)
+        loss = found + 0.3 * trust + 0.3 * (found_coarse + 0.3 * trust_coarse)
         if not torch.isfinite(loss):
             raise UserError(
                 f"Training was stopped in step {self.global_step}: the loss is {loss.item()}. "
