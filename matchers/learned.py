@@ -160,12 +160,8 @@ class Learned(Matcher):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._head, self._about = load_head(str(resolve_path(self.config.weights)))
+        self.width = self._head.width
         self._moved: dict[torch.device, MatchingHead] = {}
-
-    @property
-    def width(self) -> int:
-        """Channels of the descriptors it takes; see the base class."""
-        return self._head.width
 
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""

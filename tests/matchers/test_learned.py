@@ -1,0 +1,118 @@
+"""The trained head: what it computes, how it is kept, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from framework.errors import UserError
+from framework.resources import resolve_path
+from framework.types import Features, Masks
+from matchers.learned import (
+    SHIPPED,
+    Learned,
+    MatchingHead,
+    load_head,
+    match_projected,
+    save_head,
+)
+
+
+def grid(batch, height, width, depth, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(batch, height, width, depth, generator=generator), dim=-1)
+
+
+def ones(like):
+    full = torch.ones(like.shape[:3])
+    return Masks(full, full)
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    return MatchingHead(width=12, dim=8, blocks=2).eval()
+
+
+def test_what_comes_out_is_normalised(head):
+    found = head(grid(2, 5, 7, 12))
+    assert found.shape == (2, 5, 7, 8)
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(2, 5, 7))
+
+
+def test_matches_of_known_descriptors():
+    """One-hot descriptors, very sharp: the flow is exact, the peak is everything, cycles close."""
+    head = MatchingHead(width=16, dim=16, blocks=0)
+    head.sharpness.data.fill_(10.0)  # clamped to a factor of 100
+    assert head.scale == 100
+    reference = torch.eye(16).view(1, 4, 4, 16)
+    target = reference.roll((0, -1), dims=(1, 2))  # target cell x shows reference cell x + 1
+    flow, similarity, peak, cycle = match_projected(head, target, reference)
+    assert (flow[0, :, :3] - torch.tensor([1.0, 0.0])).abs().max() < 1e-6
+    assert (flow[0, :, 3] - torch.tensor([-3.0, 0.0])).abs().max() < 1e-6
+    torch.testing.assert_close(similarity, torch.ones(1, 4, 4))
+    torch.testing.assert_close(peak, torch.ones(1, 4, 4))
+    assert cycle.abs().max() < 1e-6
+
+
+def test_a_match_may_lie_between_cells():
+    head = MatchingHead(width=2, dim=2, blocks=0)
+    reference = normalize(
+        torch.tensor([[[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]]]), dim=-1
+    )
+    head.sharpness.data.fill_(10.0)
+    flow, *_ = match_projected(head, reference, reference)
+    torch.testing.assert_close(flow[0, 0, 0], torch.tensor([0.5, 0.0]))
+
+
+def test_saved_and_read_again(head, tmp_path):
+    path = save_head(head, tmp_path / "head.safetensors", {"extractor": "{name: mine}"})
+    again, about = load_head(str(path))
+    same = grid(1, 4, 4, 12)
+    assert torch.equal(again(same), head(same)) and about == {"extractor": "{name: mine}"}
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    matcher = Learned(weights=str(path))
+    assert matcher.width == 12
+    result = matcher(Features(same, same), ones(same))
+    assert result.flow.shape == (1, 4, 4, 2)
+
+
+def test_another_width_is_refused_with_the_extractor_it_wants(head, tmp_path):
+    path = save_head(head, tmp_path / "head.safetensors", {"extractor": "{name: mine}"})
+    other = grid(1, 4, 4, 10)
+    message = r"have 10 channels, and the weights .* take 12\. .*trained with .*name: mine.*presets"
+    with pytest.raises(UserError, match=message):
+        Learned(weights=str(path))(Features(other, other), ones(other))
+
+
+def test_files_that_cannot_be_used(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        Learned(weights=str(tmp_path / "none.safetensors"))
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="cannot be read"):
+        Learned(weights=str(broken))
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="no matching head"):
+        Learned(weights=str(tmp_path / "other.safetensors"))
+
+
+def test_the_shipped_weights_are_small_and_name_their_extractor():
+    path = resolve_path(SHIPPED)
+    assert path.stat().st_size < 2_000_000
+    head, about = load_head(str(path))
+    assert head.width == 384 and "pca: null" in about["extractor"]
+
+
+def test_the_preset_fits_the_shipped_weights():
+    from framework.config import load_config
+
+    config = load_config("presets/learned")
+    assert config.matcher["name"] == "learned"
+    _, about = load_head(str(resolve_path(SHIPPED)))
+    for key in ("blocks", "pca"):
+        value = config.extractor[key]
+        assert f"{key}: {'null' if value is None else value}" in about["extractor"]
