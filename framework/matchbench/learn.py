@@ -86,8 +86,8 @@ class Lessons(IterableDataset):
         observatory: Observatory,
         extractor: FeatureExtractor,
         source: Source,
-        looks: int = 3,
-        repeats: int = 1,
+        looks: int = 2,
+        repeats: int = 2,
         seed: int = 0,
     ) -> None:
         self.observatory, self.extractor, self.source = observatory, extractor, source
