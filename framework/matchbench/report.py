@@ -35,8 +35,8 @@ _DASHES = ("-", "--", ":", "-.")
 def main_cells(row: Row) -> list[str]:
     """The numbers of one row, as text."""
     cells = [_number(row[key], 1 if title == "EPE" else 3) for title, key in COLUMNS.items()]
-    spent = f"{row['extract_ms']:.1f} + {row['match_ms']:.1f}"
-    return [*cells, spent, f"{row['memory'] / 2**20:.1f}"]
+    spent = row["extract_ms"] + row["match_ms"]
+    return [*cells, f"{spent:.0f}", f"{row['memory'] / 2**20:.1f}"]
 
 
 def main_table(rows: Sequence[Row], title: str) -> Table:
@@ -171,7 +171,12 @@ def _table(title: str) -> Table:
     from rich.table import Table
 
     return Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
 
 
