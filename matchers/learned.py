@@ -156,6 +156,7 @@ class Learned(Matcher):
     """
 
     Config = LearnedConfig
+    invariant = False  # it trusts only descriptors like those it was trained on
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

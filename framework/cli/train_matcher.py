@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from framework.cli.arguments import add_config
 from framework.errors import UserError, check_range
@@ -132,7 +132,10 @@ def make_source(args: argparse.Namespace, observatory: Observatory) -> Source:
 
 def _written(config: Config) -> str:
     """The extractor's section in one line, as a configuration would have it."""
-    pairs = (
-        f"{key}: {'null' if value is None else value}" for key, value in config.extractor.items()
-    )
-    return "{" + ", ".join(pairs) + "}"
+    return "{" + ", ".join(f"{key}: {_value(v)}" for key, v in config.extractor.items()) + "}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(f"'{item}'" for item in value) + "]"
+    return "null" if value is None else str(value)
