@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from framework.errors import UserError
+from framework.errors import UserError, nearest
 
 
 def is_nested(metadata: Mapping[str, Any]) -> bool:
@@ -112,12 +112,20 @@ def _section(kind: str, value: Any, key: str, also: type | None = None) -> Any:
         )
     options = dict(value)
     name = options.pop("name")
+    cls = config_class(registry.get(name))
     beside: dict[str, Any] = {}
     if also is not None:
-        own = {item.name for item in fields(also)}
-        given = {option: options.pop(option) for option in own & set(options)}
+        own = [item.name for item in fields(also)]
+        known = [*own, *(item.name for item in fields(cls))]
+        for option in options:
+            if option not in known:
+                raise UserError(
+                    f"Unknown key '{key}.{option}'.{nearest(str(option), known)} "
+                    f"Known: {', '.join(known)}."
+                )
+        given = {option: options.pop(option) for option in own if option in options}
         beside = options_of(fill(key, also, given))
-    typed = fill(key, config_class(registry.get(name)), options)
+    typed = fill(key, cls, options)
     return {"name": name, **beside, **options_of(typed)}
 
 

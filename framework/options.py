@@ -184,6 +184,8 @@ def describe_options(cls: type) -> list[tuple[str, str, str, str]]:
     rows = []
     for item in fields(config_class(cls)):
         kind = item.type if isinstance(item.type, str) else inspect.formatannotation(item.type)
+        if is_nested(item.metadata):
+            kind = item.metadata["part"] or f"{item.metadata['parts']}s"
         default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc,operator]
         text = item.metadata.get("help", "")
         low, high = item.metadata.get("low"), item.metadata.get("high")

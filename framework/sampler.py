@@ -227,12 +227,16 @@ class Sampler:
         """Whether the reference takes part in a run; refuse now what could not be attached."""
         latent_size = self.model.latent_size(*self._size())
         plan = Plan(self.parts, len(self._denoiser(steps).timesteps))
-        if self.parts.matcher.needs_truth and any(map(plan.describes, range(plan.steps))):
+        matcher = self.parts.matcher
+        matched = any(plan.matches(step) or plan.guides(step) for step in range(plan.steps))
+        if matched and matcher.needs_truth:
             raise UserError(
-                f"Matcher '{self.parts.matcher.name}' needs the true correspondence, which is not "
+                f"Matcher '{matcher.name}' needs the true correspondence, which is not "
                 "known while sampling; it serves dreammatcher match-bench. Choose another matcher, "
                 "e.g. matcher.name=cycle_argmax."
             )
+        if matched:
+            matcher.prepare()
         if plan.uses_reference or self.parts.injector.injects:
             with ExitStack() as stack:
                 self._attach(stack, Layout(1, 1, 1), [self._reference_prompt], latent_size)

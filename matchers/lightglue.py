@@ -81,6 +81,10 @@ class LightGlueMatcher(SparseMatcher):
             self._networks = self._detector(), self._matcher()
         return self._networks
 
+    def prepare(self) -> None:
+        """See :meth:`framework.interfaces.Matcher.prepare`."""
+        _ = self.networks
+
     def _detector(self) -> nn.Module:
         config = self.config
         if config.detector == "sift":

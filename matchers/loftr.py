@@ -58,6 +58,10 @@ class Loftr(SparseMatcher):
                 self._network = with_weights(plain, weights, "matcher.weights")
         return self._network
 
+    def prepare(self) -> None:
+        """See :meth:`framework.interfaces.Matcher.prepare`."""
+        _ = self.network
+
     def points(self, target: Tensor, reference: Tensor) -> SparseMatches:
         """See :meth:`matchers.sparse.SparseMatcher.points`."""
         network = self.network.to(target.device)

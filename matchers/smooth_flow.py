@@ -75,6 +75,10 @@ class SmoothFlow(Matcher):
         ):
             setattr(self, name, getattr(self.inner, name))
 
+    def prepare(self) -> None:
+        """See :meth:`framework.interfaces.Matcher.prepare`."""
+        self.inner.prepare()
+
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""
         return self.correspond(Features(target, reference), masks, None)

@@ -170,7 +170,10 @@ def test_constructor_must_keep_what_every_part_of_its_kind_has():
         def __init__(self, strength: float = 1.0) -> None:
             self.strength = strength
 
-    with pytest.raises(UserError, match=r"leaves out end_step, layers, start_step.*\*\*options"):
+    with pytest.raises(
+        UserError,
+        match=r"leaves out confidence_threshold, end_step, layers, start_step.*\*\*options",
+    ):
         config_class(Own)
 
 

@@ -47,6 +47,10 @@ class Matcher(Part, ABC):
     #: flow where it is confident. False where that depends on weights not given by default.
     invariant: bool = True
 
+    def prepare(self) -> None:
+        """Load what matching needs, such as weights; called before a sampling call begins, so that
+        what is missing is told at once. Default: nothing to load."""
+
     @abstractmethod
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """Match two descriptor grids.

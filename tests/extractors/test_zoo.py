@@ -229,7 +229,10 @@ def test_fused_from_a_configuration():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("extractor.extractors.dino.wieght=1", r"extractor\.extractors\.dino\.wieght"),
+        (
+            "extractor.extractors.dino.wieght=1",
+            r"'extractor\.extractors\.dino\.wieght'\. Did you mean 'weight'.*weight, model",
+        ),
         ("extractor.extractors.dinoo.size=32", "Unknown extractor 'dinoo'.*Did you mean 'dino'"),
         ("extractor.extractors.dino.weight=-1", r"extractor\.extractors\.dino\.weight is -1"),
         ("extractor.extractors=[dino]", "expected a mapping"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import tiny_sampler
 from torch.nn.functional import normalize
 
+from framework.errors import UserError
+from framework.extractors.diffusion import DiffusionFeatures
 from framework.types import Correspondence, Features, Masks, Views
 from matchers import functional
 from matchers.functional import resize_correspondence, soft_window
@@ -161,6 +164,13 @@ def test_it_hands_views_on_to_what_it_wraps():
 
 
 # ------------------------------------------------------------------ oracle
+
+
+@pytest.mark.parametrize("step", ["previous", "current"])
+def test_the_truth_is_not_known_while_sampling(sd1, step):
+    for matcher in (Oracle(), SmoothFlow(matcher="oracle")):
+        with pytest.raises(UserError, match="needs the true correspondence"):
+            tiny_sampler(sd1, matcher=matcher, extractor=DiffusionFeatures(step=step))
 
 
 def test_truth_is_brought_to_the_grid():

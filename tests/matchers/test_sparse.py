@@ -158,3 +158,10 @@ def test_in_the_sampler_pictures_are_decoded_and_no_features_made(sd1):
     assert len(decoded) == 4  # before steps 1 and 3, two targets each
     assert trace[-1].features is None and trace[-1].flow.shape[0] == 4
     assert torch.isfinite(trace[-1].latents).all()
+
+
+def test_a_sampler_tells_at_once_that_weights_are_missing(sd1):
+    for matcher in (Loftr(weights="outdor"), SmoothFlow(matcher=Loftr(weights="outdor"))):
+        with pytest.raises(UserError, match="does not exist; expected a file of weights"):
+            tiny_sampler(sd1, matcher=matcher)
+    tiny_sampler(sd1, matcher=Loftr(weights="outdor"), injector="none")  # nothing is matched
