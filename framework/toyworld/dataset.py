@@ -152,8 +152,7 @@ class RenderedWorld(Dataset):
         folder = Path(folder)
         if not (folder / "scenes.jsonl").exists():
             raise FileNotFoundError(
-                f"{folder} holds no finished set; make one: "
-                f"python -m framework.toyworld.dataset {folder}"
+                f"{folder} holds no finished set; make one: dreammatcher world render {folder}"
             )
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.masks = np.load(folder / "masks.npy", mmap_mode="r")

@@ -215,7 +215,7 @@ def test_unknown_names_are_refused_helpfully() -> None:
         build("dragon", {})
     with pytest.raises(ValueError, match="no pattern"):
         pattern_mask("paisley", np.zeros((1, 3)), np.zeros((1, 3)), "box", np.zeros(3), np.ones(3))
-    with pytest.raises(FileNotFoundError, match="framework.toyworld.dataset"):
+    with pytest.raises(FileNotFoundError, match="dreammatcher world render"):
         RenderedWorld("no_such_folder")
 
 

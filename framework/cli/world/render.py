@@ -29,5 +29,7 @@ def run(args: argparse.Namespace) -> int:
         render_dataset(args.folder, args.objects, args.views, args.seed, args.workers)
     except ValueError as error:  # the folder holds another set
         raise UserError(str(error)) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"'{args.folder}' cannot be a folder: a file is in its place.") from error
     print(args.folder)
     return 0

@@ -110,6 +110,10 @@ def evaluate(
     Returns:
         The figures, by part.
     """
+    if not (folder / "world.json").is_file():
+        raise FileNotFoundError(
+            f"'{folder}' has no world.json; expected what `world pretrain export` writes."
+        )
     settings = json.loads((folder / "world.json").read_text())
     guidance = settings["guidance_scale"] if guidance is None else guidance
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)

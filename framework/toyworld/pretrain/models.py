@@ -45,9 +45,23 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
     return folder
 
 
+def present(folder: Path) -> Path:
+    """The folder, if it is there; otherwise libraries would look for its name on a hub.
+
+    Raises:
+        FileNotFoundError: It is not.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"'{folder}' is not there; an earlier stage leaves it, or `dreammatcher world pretrain "
+            "restore` takes it from the shipped weights."
+        )
+    return folder
+
+
 def load_tokenizer(work: Path) -> CLIPTokenizer:
     """The tokenizer of a working folder."""
-    return CLIPTokenizer.from_pretrained(work / "models" / "tokenizer")
+    return CLIPTokenizer.from_pretrained(present(work / "models" / "tokenizer"))
 
 
 def load_vae(work: Path) -> AutoencoderKL:
@@ -57,17 +71,17 @@ def load_vae(work: Path) -> AutoencoderKL:
 
 def load_vae_folder(folder: Path) -> AutoencoderKL:
     """An autoencoder."""
-    return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
+    return AutoencoderKL.from_pretrained(present(folder)).to(memory_format=torch.channels_last)
 
 
 def load_clip(work: Path) -> VisionTextDualEncoderModel:
     """The CLIP of a working folder."""
-    return VisionTextDualEncoderModel.from_pretrained(work / "models" / "clip")
+    return VisionTextDualEncoderModel.from_pretrained(present(work / "models" / "clip"))
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:
     """A U-Net."""
-    unet = UNet2DConditionModel.from_pretrained(folder)
+    unet = UNet2DConditionModel.from_pretrained(present(folder))
     return unet.to(memory_format=torch.channels_last)
 
 
@@ -165,7 +179,15 @@ def restore(work: Path, source: Path) -> None:
     Args:
         work: Working folder of the trainings.
         source: What :func:`framework.toyworld.pretrain.export.export` wrote.
+
+    Raises:
+        FileNotFoundError: A part of it is not there.
     """
+    for name in ("tokenizer", "vae", "clip", "unet"):
+        if not (source / name).is_dir():
+            raise FileNotFoundError(
+                f"'{source}' has no folder '{name}'; expected what `world pretrain export` writes."
+            )
     parts = {
         "tokenizer": CLIPTokenizer.from_pretrained(source / "tokenizer"),
         "vae": AutoencoderKL.from_pretrained(source / "vae", torch_dtype=torch.float32),
