@@ -9,7 +9,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,10 +203,24 @@ def note_time(folder: Path, batch: Batch, began: float, seconds: float, device: 
     write_atomic(folder / LOG / "batches" / f"{batch.id}.json", json.dumps(said) + "\n")
 
 
+def reset_memory(device: str) -> None:
+    """Start measuring the highest memory use anew, where that can be done."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory(device: str) -> float:
-    """Highest memory use in MiB: of the accelerator since the last reset, else of the process."""
+    """Highest MiB since :func:`reset_memory`: of the accelerator, or of the process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError, ValueError):
+        pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

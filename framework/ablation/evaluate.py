@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from framework.ablation.cells import Cell, slug
@@ -87,11 +88,34 @@ def evaluate_run(
         results = summarise(rows, variants, said["baseline"], name, said["variants"])
         write_results(results, folder)
         found.append(results)
+    costs = cost_rows(folder, list(said["variants"]))
+    if costs:
+        write_atomic(folder / "results" / "costs.csv", csv_text(costs))
     if report:
         from framework.report import write_report
 
         write_report(folder, found)
     return found
+
+
+def cost_rows(folder: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Seconds and memory of every variant, from the log of its batches; the median counts."""
+    notes = [_read(path) for path in sorted((folder / "log" / "batches").glob("*.json"))]
+    rows = []
+    for variant in variants:
+        own = [said for said in notes if said.get("variant") == variant]
+        if own:
+            rows.append(
+                {
+                    "variant": variant,
+                    "seconds": round(median(n["seconds"] / n["cells"] for n in own), 3),
+                    "memory_mib": round(median(n["memory_mib"] for n in own), 1),
+                    "batches": len(own),
+                    "device": own[-1]["device"],
+                    "threads": own[-1]["threads"],
+                }
+            )
+    return rows
 
 
 def write_results(results: Results, folder: Path) -> None:

@@ -37,7 +37,7 @@ def trade_off(results: Results, subject: str = "identity", text: str = "clip_tex
             x.mean.mean, y.mean.mean, xerr=_bars(x), yerr=_bars(y), color=colour,
             marker=MARKERS[place % len(MARKERS)], markersize=9 if baseline else 7, capsize=2,
             markerfacecolor="white" if baseline else colour, linestyle="none", linewidth=1.1,
-            label=variant + (" (baseline)" if baseline else ""),
+            label=variant + (" (baseline)" if baseline and variant != "baseline" else ""),
         )  # fmt: skip
     if swept:
         order = sorted(

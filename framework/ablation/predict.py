@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
 
 from framework.ablation.batches import Batch, share
-from framework.ablation.draw import Artist, note_time, write_batch
+from framework.ablation.draw import Artist, note_time, reset_memory, write_batch
 from framework.ablation.folder import missing
 from framework.ablation.plan import Plan
 from framework.types import SamplerOutput
@@ -94,6 +94,7 @@ class AblationModule(pl.LightningModule):
         """Draw a batch, unless another run has drawn it meanwhile."""
         if not missing(self.folder, [batch]):
             return None
+        reset_memory(str(self.device))
         began, start = time.time(), time.perf_counter()
         result = self.artist.draw(batch)
         note_time(self.folder, batch, began, time.perf_counter() - start, str(self.device))

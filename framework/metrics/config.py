@@ -18,7 +18,7 @@ class EvaluationConfig(PartConfig):
     clip: str = option("package:framework.toyworld/weights/clip", "CLIP: folder or hub name")
     identity: str = option(
         "package:framework.toyworld/weights/identity",
-        "timm model that tells objects apart: folder or timm name",
+        "timm or transformers model that tells objects apart: folder or name",
     )
     resize: str = option("crop", "how a picture that is not square is made so", choices=RESIZE)
     first_size: int | None = option(

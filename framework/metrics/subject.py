@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 SIDE = 64
+#: Smallest range of a channel in which something may stand out.
+FLAT = 0.02
 GREY = (127, 127, 127)
 
 
@@ -34,6 +36,8 @@ def subject_mask(image: Image.Image, side: int = SIDE) -> Tensor:
         (side, side) of 0 and 1, float32; all ones where nothing stands out.
     """
     pixels = to_tensor(image, side)
+    if float((pixels.amax(dim=(1, 2)) - pixels.amin(dim=(1, 2))).max()) < FLAT:
+        return torch.ones(side, side)
     saliency = border_contrast(pixels)
     return majority((saliency > otsu(saliency)).float())
 

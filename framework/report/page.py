@@ -61,6 +61,7 @@ def write_report(folder: Path, found: Sequence[Results], most: int = MOST) -> Pa
         "variants": list(said["variants"]),
         "baseline": said["baseline"],
         "scores": {name: SCORES[name] for each in found for name in each.scores},
+        "order": [n for n in SCORES if any(n in each.scores for each in found)],
         "lower": list(LOWER),
         "protocols": {each.protocol: _protocol(each) for each in found},
         "cells": scored,

@@ -1,0 +1,38 @@
+"""Every shipped plan can be read, and is as large as its set says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from framework.ablation.plan import load_plan
+from framework.resources import shipped_configs
+
+PLANS = [name for name in shipped_configs() if name.startswith("ablations/")]
+SETS = {"ablations/vico": 31, "ablations/challenging": 24}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", [name for name in PLANS if name not in SETS])
+def test_it_can_be_read(name):
+    plan = load_plan(name, ["concepts=[taxi_car]"])
+    assert plan.description and plan.baseline in [each.name for each in plan.variants]
+    assert len(plan.variants) > 1
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_sets_have_their_published_size(name, tmp_path):
+    text = (ROOT / "configs" / f"{name}.yaml").read_text()
+    listed = re.findall(r"^  (\S+): \{class_name: .*, reference: (\S+)\}$", text, re.MULTILINE)
+    assert len(listed) == 16
+    for concept, reference in listed:
+        (tmp_path / concept).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / concept / reference)
+    plan = load_plan(name, [f"concept.library={tmp_path}"])
+    assert len(plan.cells) == len(plan.variants) * 16 * SETS[name] * 8
+    dog = next(s for s in plan.settings if s.concept == "brown_dog")
+    assert dog.config.model.path == "checkpoints/brown_dog" and dog.subject.phrase == "sks dog"
+    assert not plan.learn
