@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from framework.atomic import atomic_path
@@ -138,7 +139,7 @@ def draw_curves(rows: Sequence[Row], path: Path, title: str) -> Path:
             panel.spines[["top", "right"]].set_visible(False)
             panel.set_ylim(0, min(1.0, 1.1 * _best(rows, threshold) + 0.02))
             if line == 0:
-                panel.set_title(extractor, fontsize=9)
+                panel.set_title(fill(extractor, 34, break_on_hyphens=False), fontsize=8)
             if column == 0:
                 panel.set_ylabel(f"PCK@{threshold:g}", fontsize=9)
             if line == down - 1:
