@@ -74,7 +74,7 @@ class SeveralSampler(Sampler):
         return named_positions(self.pipe, prompt, self.concepts)
 
     def _batch(
-        self, prompts: list[str], noises: Tensor, steps: int, scale: float, trace: bool
+        self, prompts: list[str], noises: Tensor, steps: int, scale: float, trace: bool | str
     ) -> tuple[Tensor, list[StepTrace]]:
         denoiser = self._denoiser(steps)
         plan = Plan(self.parts, len(denoiser.timesteps))
@@ -196,7 +196,7 @@ def winners(masks: Tensor, named: Tensor) -> Tensor:
 
 
 def _run(
-    loops: list[Loop], latents: Tensor, layout: Layout, trace: bool
+    loops: list[Loop], latents: Tensor, layout: Layout, trace: bool | str
 ) -> tuple[Tensor, list[StepTrace]]:
     """The denoising loop; every step shows the targets to the U-Net once."""
     records = []
@@ -210,7 +210,12 @@ def _run(
 
 @torch.no_grad()
 def _step(
-    loops: list[Loop], index: int, timestep: float, latents: Tensor, layout: Layout, trace: bool
+    loops: list[Loop],
+    index: int,
+    timestep: float,
+    latents: Tensor,
+    layout: Layout,
+    trace: bool | str,
 ) -> tuple[Tensor, StepTrace | None]:
     first, scheduler = loops[0], loops[0].denoiser.scheduler
     plan, shown = first.plan, first.plan.shows_reference(index)

@@ -79,3 +79,20 @@ def test_a_damaged_picture_is_named(arguments, tmp_path, capsys):
     picture.write_bytes(picture.read_bytes()[:200])
     assert main(arguments) == 2
     assert "1.png" in capsys.readouterr().err
+
+
+def test_what_was_printed_draws_and_the_folder_alone_is_enough(arguments, capsys):
+    """LoRA from training to a picture, first as the command said, then by one line."""
+    words = ["train", "personalizer=dreambooth_lora", *arguments[1:], "personalizer.prior=false"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out.strip().splitlines()[-1]
+    quick = ["sampler.num_inference_steps=2", "injector.start_step=1", "mask.resolution=4"]
+    quick += ["extractor.pca=8"]
+    assert main([*shlex.split(printed)[1:], *quick, "--output", "said"]) == 0
+    folder = "runs/train/my-duck-dreambooth_lora"
+    words = ["sample", "model.path=model", "concept.path=photos", f"concept.weights={folder}"]
+    words += ["--prompt", "a photo of a {}", "--output", "short"]
+    assert main([*words, *quick]) == 0
+    assert "Found LoRA of the U-Net, rank 8" in capsys.readouterr().err
+    pictures = [np.asarray(Image.open(f"{name}/000-0.png")) for name in ("said", "short")]
+    assert np.array_equal(*pictures)

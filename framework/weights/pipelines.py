@@ -109,20 +109,20 @@ def load_parts(pipe: Any, place: Path) -> dict[str, Any]:
 def _load(pipe: Any, name: str, folder: Path) -> Any:
     """One network, checked against the one it replaces."""
     old: nn.Module = getattr(pipe, name)
-    new = _read(type(old), folder)
+    reference = next(old.parameters())
+    new = _read(type(old), folder, dtype=reference.dtype)
     # A pipeline with learned words has a larger vocabulary than the model it came from.
     skipped = ("token_embedding.weight",) if name.startswith("text_encoder") else ()
     got = {key: tuple(value.shape) for key, value in new.state_dict().items()}
     check_shapes(
         folder, {k: s for k, s in got.items() if not k.endswith(skipped or ("\0",))}, old, name
     )
-    reference = next(old.parameters())
-    return new.to(reference.device, reference.dtype).requires_grad_(False).eval()
+    return new.to(reference.device).requires_grad_(False).eval()
 
 
-def _read(cls: type, folder: Path) -> Any:
+def _read(cls: type, folder: Path, **options: Any) -> Any:
     try:
-        return cls.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
+        return cls.from_pretrained(folder, local_files_only=True, **options)  # type: ignore[attr-defined]
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{folder} cannot be loaded: {lines[0][:200]}") from error
