@@ -274,14 +274,14 @@ def test_several_methods_in_one_table(settings, tmp_path, capsys):
     methods = ("textual_inversion", "dreambooth_lora")
     words = ["compare", "--output", str(run), *quick, "seeds=[1]", "concept.placeholder='<it>'"]
     words += ["personalizer.steps=1", "personalizer.batch_size=1"]
-    words += ["--personalizers", ",".join(methods), "--concepts", "blot"]
+    words += ["--personalizers", ",".join(methods), "--concepts", "blot,smear"]
     config = {name: {} for name in methods} | {"dreambooth_lora": {"prior": False}}
     (tmp_path / "methods.yaml").write_text(yaml.safe_dump({"personalizers": config}))
     assert main([*words, "--config", str(tmp_path / "methods.yaml")]) == 0
     results = json.loads((run / "results.json").read_text())["methods"]
     assert list(results) == list(methods)
     for found in results.values():
-        assert found["mean"]["difference"]["identity"]["values"] == 1
+        assert found["mean"]["difference"]["identity"]["values"] == 2
         assert found["seconds"]["training_cpu"] > 0
     table = (run / "table.md").read_text()
     assert table.count("**DreamMatcher**") == 2

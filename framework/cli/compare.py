@@ -110,9 +110,9 @@ def run(args: argparse.Namespace) -> int:
     rehearse(pipe, tasks[0].concept, config)
     encoders = load_encoders(config.evaluation, pipe.device)
     open_run(folder, config)
-    for task in tasks:
-        if task.folder.parents[1] != folder:
-            open_run(task.folder.parents[1], task.config)
+    for root, each in {t.folder.parents[1]: configs[t.method] for t in tasks}.items():
+        if root != folder:
+            open_run(root, each)
     _check_fresh(folder, args.resume)
     for name in ("results.json", "table.md"):
         (folder / name).unlink(missing_ok=True)
