@@ -124,7 +124,7 @@ def _mean(entry: Entry | None, before: str, after: str, tex: bool = False) -> st
         return "--" if tex else "-"
     text = str(entry.mean)
     if tex:
-        text = f"${text}$"
+        text = text.replace("-", "$-$")  # not a formula, so that it can be bold
     return f"{before}{text}{after}" if entry.best else text
 
 
