@@ -8,6 +8,7 @@ from PIL import Image
 from tiny import tiny_sd, tiny_sdxl
 
 from framework.composer import compose
+from framework.config import load_config
 from framework.types import Concept
 
 #: Configuration -> fixture with a U-Net of its family.
@@ -62,3 +63,11 @@ def test_it_draws_at_the_family_s_own_size(name, dog):
     assert seen.flow.shape == (2, finest, finest, 2)
     assert seen.masks.target.min() == 0
     assert seen.masks.target.max() == 1
+
+
+def test_better_matching_changes_matching_alone():
+    """So it may follow another configuration, as it does in ``compare --config``."""
+    ours, plain = load_config(["compare", "presets/better_matching"]), load_config("compare")
+    assert ours.prompts == plain.prompts and ours.sampler == plain.sampler
+    assert ours.injector == {**plain.injector, "confidence_threshold": 0.2}
+    assert (ours.extractor["name"], ours.matcher["name"]) == ("fused", "smooth_flow")
