@@ -33,6 +33,7 @@ COMMANDS: Commands = {
     "ablate": ("framework.cli.ablate", "draw, score and tabulate the variants of a plan"),
     "evaluate": ("framework.cli.evaluate", "score an ablation, or any folder of images"),
     "submit": ("framework.cli.submit", "draw a plan as SLURM jobs"),
+    "bench": ("framework.cli.bench", "what an image costs: FLOPs, memory, time"),
     "list": ("framework.cli.listing", "every registered part with its options"),
     "config": ("framework.cli.config", "print the resolved configuration"),
     "world": ("framework.cli.world", "the embedded world: preview, render, pretrain, evaluate"),

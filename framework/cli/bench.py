@@ -1,0 +1,135 @@
+"""What an image costs beside the plain diffusers pipeline, for several numbers of targets.
+
+FLOPs (torch's counter), U-Net rows and memory are counted without computing, exactly: from runs of
+a few steps, as every step of one kind costs the same. Time is measured in whole runs, on the
+configured model. The second model has random weights and Stable Diffusion 1.5's true dimensions.
+
+examples:
+  dreammatcher bench
+  dreammatcher bench --models configured --targets 8 --repeats 3
+  dreammatcher bench --models sd15 --time none
+  dreammatcher bench --models configured --config models/sd1 model.path=FOLDER --time all
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from framework.cli.arguments import add_config, config_of
+from framework.errors import UserError, check_range
+
+if TYPE_CHECKING:
+    from framework.bench.models import Subject
+    from framework.config import Config
+
+logger = logging.getLogger(__name__)
+
+MODELS = ("configured", "sd15")
+TARGETS = (1, 4, 8)
+TIMED = ("configured", "all", "none")
+OUTPUT = "runs/bench"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--models", nargs="+", choices=MODELS, default=list(MODELS), help="default: both"
+    )
+    parser.add_argument(
+        "--targets", nargs="+", type=int, metavar="N", default=list(TARGETS),
+        help="images drawn together (default 1 4 8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", type=int, metavar="T", help="sampling steps (default: configured)"
+    )
+    parser.add_argument(
+        "--time", choices=TIMED, default=TIMED[0],
+        help="whose time is measured; the large model's takes hours without a GPU",
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=2, help="timed runs, the least counts")
+    parser.add_argument("--output", metavar="DIR", help=f"where results go (default {OUTPUT})")
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, write, print."""
+    config = config_of(args)
+    for number in args.targets:
+        check_range("--targets", number, 1, 64)
+    check_range("--repeats", args.repeats, 1)
+    if args.steps is not None:
+        check_range("--steps", args.steps, 1, 1000)
+    if len(set(args.targets)) < len(args.targets):
+        raise UserError(f"--targets has a number twice: {args.targets}; give each once.")
+
+    from rich.console import Console
+
+    from framework.atomic import write_atomic
+    from framework.bench.report import KEY, markdown, table, verdicts, with_ratios
+    from framework.cli.results import versions
+    from framework.progress import no_progress
+
+    folder = Path(args.output or config.output or OUTPUT).expanduser()
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(args.models):
+        logger.info("Measuring %s ...", name)
+        with no_progress():
+            rows += measure(name, config, args)
+    rows = with_ratios(rows)
+    about = {"rows": rows, "verdicts": verdicts(rows), "versions": versions()}
+    write_atomic(folder / "bench.json", json.dumps(about, indent=2) + "\n")
+    write_atomic(folder / "table.md", markdown(rows))
+    console = Console(highlight=False, width=None if Console().is_terminal else 120)
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        console.print(table(own, f"{model}, {own[0]['steps']} steps, on {own[0]['device']}"))
+    console.print(KEY)
+    for line in about["verdicts"]:
+        console.print(line)
+    print(f"{folder / 'bench.json'} and {folder / 'table.md'}")
+    return 0
+
+
+def measure(name: str, config: Config, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every arm of one model for every number of targets, per image."""
+    from framework.bench.costs import ARMS, PLAIN, counted, for_targets, timed
+    from framework.bench.models import configured, sd15
+
+    clock = args.time == "all" or (args.time == "configured" and name == "configured")
+    subject: Subject = configured(config) if name == "configured" else sd15(config, random=clock)
+    steps = args.steps or subject.config.sampler.num_inference_steps
+    device = next(subject.pipe.unet.parameters()).device
+    arms = [PLAIN, *ARMS]
+    times = {}
+    if clock:
+        for number in args.targets:
+            logger.info("  timing %d image(s) at once", number)
+            times[number] = timed(subject, arms, number, steps, args.repeats)
+    counts = {}
+    for arm in arms:
+        logger.info("  counting: %s", arm)
+        counts[arm] = [counted(subject, arm, number, steps) for number in (1, 2)]
+    rows = []
+    for number in args.targets:
+        for arm in arms:
+            cost = for_targets(*counts[arm], number)
+            took = times[number][arm] if clock else None
+            rows.append(
+                {
+                    "model": subject.name,
+                    "targets": number,
+                    "arm": arm,
+                    "steps": steps,
+                    "device": str(device),
+                    "flops": cost.flops / number,
+                    "rows": cost.rows / number,
+                    "peak": cost.peak / number,
+                    "wall": took.wall / number if took else None,
+                    "cpu": took.cpu / number if took else None,
+                }
+            )
+    return rows
