@@ -58,6 +58,8 @@ class Session:
         self.injecting = False
         self.seen: tuple[Correspondence, Masks] | None = None
         self._flows: dict[tuple[int, int, int], Correspondence] = {}
+        self._sized_of: Features | None = None
+        self._sized: dict[tuple[int, int], Features] = {}
 
     @property
     def pairs(self) -> int:
@@ -94,7 +96,17 @@ class Session:
 
     def match(self, grid: tuple[int, int], masks: Masks) -> Correspondence:
         """Match what the session holds on a grid, whatever was matched before."""
-        return match_on_grid(self.features, masks, grid, self.matcher, self.views)
+        return self.matcher(self._on_grid(grid), masks, self.views)
+
+    def _on_grid(self, grid: tuple[int, int]) -> Features | None:
+        """The descriptors on a grid: one object for as long as they stay the same."""
+        if self.features is None:
+            return None
+        if self._sized_of is not self.features:
+            self._sized_of, self._sized = self.features, {}
+        if grid not in self._sized:
+            self._sized[grid] = on_grid(self.features, grid)
+        return self._sized[grid]
 
     @contextmanager
     def plain(self) -> Iterator[None]:
@@ -166,15 +178,15 @@ def match_on_grid(
         matcher: the matcher.
         views: pictures or truth, for matchers that need them.
     """
-    if features is None:
-        return matcher(None, masks, views)
-    sized = Features(
-        target=_on_grid(features.target, grid), reference=_on_grid(features.reference, grid)
-    )
-    return matcher(sized, masks, views)
+    return matcher(None if features is None else on_grid(features, grid), masks, views)
 
 
-def _on_grid(descriptors: Tensor, grid: tuple[int, int]) -> Tensor:
+def on_grid(features: Features, grid: tuple[int, int]) -> Features:
+    """Descriptors resized to a grid (H, W) and normalised again."""
+    return Features(_resized(features.target, grid), _resized(features.reference, grid))
+
+
+def _resized(descriptors: Tensor, grid: tuple[int, int]) -> Tensor:
     if descriptors.shape[1:3] == grid:
         return descriptors
     sized = resize_grid(descriptors, *grid, align_corners=False)

@@ -11,7 +11,7 @@ from framework.interfaces import Matcher
 from framework.options import PartConfig, option
 from framework.registry import MATCHERS
 from framework.types import Correspondence, Masks
-from matchers.functional import argmax_flows
+from matchers.functional import argmax_flows_once
 
 
 @dataclass
@@ -35,7 +35,7 @@ class CycleArgmax(Matcher):
 
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""
-        flow, reverse = argmax_flows(target, reference)
+        flow, reverse = argmax_flows_once(target, reference)
         gamma = target.shape[1] * masks.target.mean(dim=(1, 2), keepdim=True)
         confident = cycle_error(flow, reverse) < self.config.cycle_threshold * gamma
         return Correspondence(flow=flow, confidence=confident.to(target.dtype))

@@ -230,8 +230,7 @@ def relative(ours, theirs):
     [
         (32, 7, False),
         (32, 7, True),
-        pytest.param(64, 6, True, marks=pytest.mark.slow),
-        pytest.param(32, 20, False, marks=pytest.mark.slow),
+        pytest.param(32, 12, True, marks=pytest.mark.slow),
     ],
 )
 def test_the_official_preset(side, steps, guided):
@@ -262,7 +261,9 @@ def test_the_official_preset(side, steps, guided):
     print(f"side {side}, {steps} steps, guided {guided}: largest error {max(worst):.1e}")
     assert max(worst) < 1e-3
     plain = sampler_without(pipe, concept, overrides, noise)
-    assert relative(plain, expected[-1]) > 5e-3  # so the comparison says something
+    effect = relative(plain, expected[-1])
+    print(f"without matching the result is {effect:.1e} away")
+    assert effect > 100 * max(worst)  # so the comparison says something
 
 
 def sampler_without(pipe, concept, overrides, noise):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,9 @@ class Hollow(TorchDispatchMode):
         return tree_map(lambda leaf: _zeros(leaf, device), shapes)
 
     def _worth(self, args: Any) -> bool:
-        return any(leaf.numel() >= _LARGE for leaf in _tensors(args))
+        tensors = _tensors(args)
+        decides = any(leaf.dtype == torch.bool for leaf in tensors)  # a check, not a computation
+        return not decides and any(leaf.numel() >= _LARGE for leaf in tensors)
 
 
 def _tensors(args: Any) -> list[torch.Tensor]:
@@ -119,11 +121,14 @@ class Count:
     peak: float
 
 
-def count(call: Callable[[], Any], unet: torch.nn.Module, hollow: bool = True) -> Count:
-    """Run a call once and count.
+def count(
+    call: Callable[[], Any], unet: torch.nn.Module, hollow: bool = True, warm: bool = False
+) -> Count:
+    """Run a call and count.
 
     Args:
         call: what to run; it may evaluate the U-Net any number of times.
+        warm: run it once before, uncounted.
         unet: whose rows are counted.
         hollow: skip the large computations; the counts are the same.
     """
@@ -135,12 +140,11 @@ def count(call: Callable[[], Any], unet: torch.nn.Module, hollow: bool = True) -
         with counter:
             call()
 
-    with rows_of(unet) as rows:
-        if hollow:
-            with Hollow():
-                peak = peak_memory(counted, torch.device("cpu"))
-        else:
-            peak = peak_memory(counted, device)
+    with Hollow() if hollow else nullcontext():
+        if warm:
+            call()
+        with rows_of(unet) as rows:
+            peak = peak_memory(counted, torch.device("cpu") if hollow else device)
     return Count(float(counter.get_total_flops()), float(sum(rows)), float(peak))
 
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from matchers.functional import argmax_flow, mutual_neighbours, nearest_neighbours
+from matchers.functional import (
+    argmax_flow,
+    argmax_flows,
+    argmax_flows_once,
+    mutual_neighbours,
+    nearest_neighbours,
+)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 60, 1000])
@@ -63,3 +69,17 @@ def test_both_ways_at_once(chunk):
     there, back = mutual_neighbours(query, keys, chunk)
     assert torch.equal(there, nearest_neighbours(query, keys))
     assert torch.equal(back, nearest_neighbours(keys, query))
+
+
+def test_the_same_descriptors_are_matched_once():
+    target, reference = torch.randn(2, 1, 4, 4, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first = argmax_flows_once(target, reference)
+        assert argmax_flows_once(target, reference) is first
+        again = argmax_flows_once(target.clone(), reference)
+        assert again is not first and torch.equal(again[0], first[0])
+        target.copy_(reference)  # in place: the same object, another content
+        changed = argmax_flows_once(target, reference)
+        assert torch.equal(changed[0], torch.zeros(1, 4, 4, 2))
+        for each, other in zip(changed, argmax_flows(target, reference), strict=True):
+            assert torch.equal(each, other)
