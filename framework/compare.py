@@ -201,7 +201,7 @@ def _draw(
         result = sampler(
             [wanted[index].prompt for index in group],
             seed=[wanted[index].seed for index in group],
-            return_trace=keep,
+            return_trace=("matches", "masks") if keep else False,
         )
         images |= dict(zip(group, result.images, strict=True))
         trace = result.trace if keep else trace

@@ -17,6 +17,7 @@ from framework.progress import progress
 from framework.schedule import from_eps, to_eps
 from framework.session import Session
 from framework.step import StepOutputs, make_views
+from framework.trace import TraceOptions
 from framework.types import Layout, Reference, StepTrace, Views
 
 #: A trace of nothing but the last step in which the injector acts: small, and enough to show.
@@ -58,7 +59,11 @@ class Loop:
         self.branch = branch
         self._viewed = 0
 
+<<<<<<< HEAD
     def run(self, latents: Tensor, trace: bool | str) -> tuple[Tensor, list[StepTrace]]:
+=======
+    def run(self, latents: Tensor, trace: TraceOptions | None) -> tuple[Tensor, list[StepTrace]]:
+>>>>>>> 468010c (wip3)
         """Denoise (N, C, h, w) start latents to clean ones; optionally record every step."""
         records: list[StepTrace] = []
         for index, timestep in enumerate(progress(self.denoiser.timesteps, "sampling")):
@@ -68,7 +73,11 @@ class Loop:
         return latents, records
 
     def _step(
+<<<<<<< HEAD
         self, index: int, timestep: float, latents: Tensor, trace: bool | str
+=======
+        self, index: int, timestep: float, latents: Tensor, trace: TraceOptions | None
+>>>>>>> 468010c (wip3)
     ) -> tuple[Tensor, StepTrace | None]:
         shown = self.session is not None and self.plan.shows_reference(index)
         guided = shown and self.plan.guides(index) and self.denoiser.alpha_bars[index] > 0
@@ -102,12 +111,14 @@ class Loop:
                 output_reference if apart is None else apart.output,
                 guided,
                 record,
+                trace,
             )
         combined = self._combine(output.detach())
         after = scheduler.step(combined, moment, latents, return_dict=False)[0]
         if record is not None:
             record.latents = after.detach().cpu()
-            record.target_clean = self.denoiser.clean(combined, noisy, timestep).cpu()
+            clean = self.denoiser.clean(combined, noisy, timestep)
+            record.target_clean = clean.cpu() if self._keeps(trace, "clean") else clean[:, :0].cpu()
         return after, record
 
     def _reference_rows(self, index: int) -> Tensor:
@@ -228,6 +239,7 @@ class Loop:
         output_reference: Tensor,
         guided: bool,
         record: StepTrace | None,
+        trace: TraceOptions | None,
     ) -> Tensor:
         """Extract features for the next step, guide this one, and note what was seen."""
         assert self.session is not None
@@ -236,7 +248,7 @@ class Loop:
             output_reference.detach(), self._reference_rows(index), timestep
         )
         if record is not None:
-            self._note(record, reference_clean, used)
+            self._note(record, reference_clean, used, trace)
         if self.plan.describes(index):
             target_clean = self.denoiser.clean(output.detach(), rows.detach(), timestep)
             self._describe(index, timestep, layout, target_clean, reference_clean)
@@ -270,21 +282,39 @@ class Loop:
         unconditional, conditional = output.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
 
+<<<<<<< HEAD
     def _record(self, index: int, timestep: float, trace: bool | str) -> StepTrace | None:
         last = self.plan.injects(index) and not self.plan.injects(index + 1)
         if not trace or (trace == LAST and not last):
+=======
+    def _record(self, index: int, timestep: float, trace: TraceOptions | None) -> StepTrace | None:
+        if trace is None or not trace.covers(index):
+>>>>>>> 468010c (wip3)
             return None
         nothing = torch.empty(0)
         return StepTrace(index, timestep, target_clean=nothing, latents=nothing)
 
-    def _note(self, record: StepTrace, reference_clean: Tensor, features: Any) -> None:
+    @staticmethod
+    def _keeps(trace: TraceOptions | None, name: str) -> bool:
+        return trace is not None and name in trace.kept
+
+    def _note(
+        self,
+        record: StepTrace,
+        reference_clean: Tensor,
+        features: Any,
+        trace: TraceOptions | None,
+    ) -> None:
         session = self.session
         assert session is not None
-        record.reference_clean = reference_clean[-1:].cpu()
+        if self._keeps(trace, "clean"):
+            record.reference_clean = reference_clean[-1:].cpu()
         record.matched = session.injecting
         if session.seen is not None:
             matches, masks = session.seen
-            record.flow, record.confidence = matches.flow.cpu(), matches.confidence.cpu()
-            record.masks = type(masks)(masks.target.cpu(), masks.reference.cpu())
-            if features is not None:
+            if self._keeps(trace, "matches"):
+                record.flow, record.confidence = matches.flow.cpu(), matches.confidence.cpu()
+            if self._keeps(trace, "masks"):
+                record.masks = type(masks)(masks.target.cpu(), masks.reference.cpu())
+            if features is not None and self._keeps(trace, "features"):
                 record.features = type(features)(features.target.cpu(), features.reference.cpu())

@@ -85,7 +85,8 @@ class TextToImageModel:
                 getattr(config, "time_cond_proj_dim", None) is not None
             ),
             "its U-Net is compiled, and attention is replaced inside; build the sampler with the "
-            "uncompiled U-Net": hasattr(self.unet, "_orig_mod"),
+            "uncompiled U-Net": hasattr(self.unet, "_orig_mod")
+            or getattr(self.unet, "_compiled_call_impl", None) is not None,
         }
         for reason, applies in reasons.items():
             if applies:

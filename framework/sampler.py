@@ -27,7 +27,7 @@ from framework.sampler_config import SamplerConfig
 from framework.schedule import make_scheduler, timesteps_of
 from framework.session import Session
 from framework.text import check_words, concept_positions, fill
-from framework.trace import merge_traces
+from framework.trace import TraceOptions, merge_traces, trace_options
 from framework.types import Concept, Layout, Reference, SamplerOutput, StepTrace
 
 __all__ = ["Sampler", "SamplerConfig"]
@@ -94,7 +94,12 @@ class Sampler:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         output_type: str = "pil",
+<<<<<<< HEAD
         return_trace: bool | str = False,
+=======
+        return_trace: bool | Sequence[str] = False,
+        trace_steps: Sequence[int] | None = None,
+>>>>>>> 468010c (wip3)
     ) -> SamplerOutput:
         """Draw one image for each prompt.
 
@@ -107,7 +112,14 @@ class Sampler:
             num_inference_steps: T; default from the configuration.
             guidance_scale: classifier-free guidance; default from the configuration.
             output_type: ``pil``, ``np``, ``pt`` or ``latent``.
+<<<<<<< HEAD
             return_trace: also return what each step saw; ``"last"``: the last injected step alone.
+=======
+            return_trace: also return what each step saw: everything (with descriptors, which are
+                large), or some of ``clean``, ``matches``, ``masks`` and ``features``; the targets'
+                latents are always there.
+            trace_steps: record these steps only.
+>>>>>>> 468010c (wip3)
 
         Raises:
             UserError: a value is out of range, or a prompt cannot be used.
@@ -116,6 +128,7 @@ class Sampler:
             raise UserError(
                 f"output_type is '{output_type}'; expected one of {', '.join(OUTPUT_TYPES)}."
             )
+        traced = trace_options(return_trace, trace_steps)
         steps = self._steps(num_inference_steps)
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         check_range("guidance_scale", scale, 0)
@@ -136,14 +149,13 @@ class Sampler:
         results, traces = [], []
         for start in range(0, len(prompts), size):
             end = start + size
-            final, trace = self._batch(
-                prompts[start:end], noises[start:end], steps, scale, return_trace
-            )
+            final, trace = self._batch(prompts[start:end], noises[start:end], steps, scale, traced)
             results.append(final)
             traces.append(trace)
         images = self.model.to_output(torch.cat(results), output_type)
         return SamplerOutput(images=images, trace=merge_traces(traces))
 
+<<<<<<< HEAD
     def fill(self, prompt: str) -> str:
         """A prompt with the concept put in.
 
@@ -159,6 +171,16 @@ class Sampler:
             UserError: they do not.
         """
         return concept_positions(self.pipe, prompt, self.concept)
+=======
+    def evaluations(self, num_inference_steps: int | None = None) -> int:
+        """T, the U-Net evaluations of an image; some schedulers take more than one a step."""
+        return len(self._denoiser(self._steps(num_inference_steps)).timesteps)
+
+    def matched_steps(self, num_inference_steps: int | None = None) -> list[int]:
+        """Indices of the steps in which matches are used."""
+        total = self.evaluations(num_inference_steps)
+        return [step for step in range(total) if Plan(self.parts, total).matches(step)]
+>>>>>>> 468010c (wip3)
 
     def reference(self, num_inference_steps: int | None = None) -> Reference:
         """The prepared reference for a number of steps; computed once and kept."""
@@ -298,7 +320,16 @@ class Sampler:
     # ---------------------------------------------------------------- the loop
 
     def _batch(
+<<<<<<< HEAD
         self, prompts: list[str], noises: Tensor, steps: int, scale: float, trace: bool | str
+=======
+        self,
+        prompts: list[str],
+        noises: Tensor,
+        steps: int,
+        scale: float,
+        trace: TraceOptions | None,
+>>>>>>> 468010c (wip3)
     ) -> tuple[Tensor, list[StepTrace]]:
         denoiser = self._denoiser(steps)
         halves = 2 if scale > 1 else 1

@@ -2,11 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from framework.errors import UserError, unknown_name
 from framework.types import Features, Masks, StepTrace
+
+#: What a step's record can hold beside its latents; the descriptors alone are hundreds of
+#: megabytes a step at 64 x 64 cells.
+KEPT = ("clean", "matches", "masks", "features")
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """What is recorded of which steps.
+
+    Attributes:
+        kept: some of :data:`KEPT`.
+        steps: indices of the steps; None is every one.
+    """
+
+    kept: frozenset[str] = frozenset(KEPT)
+    steps: frozenset[int] | None = None
+
+    def covers(self, step: int) -> bool:
+        """Whether a step is recorded."""
+        return self.steps is None or step in self.steps
+
+
+def trace_options(
+    wanted: bool | Sequence[str], steps: Sequence[int] | None = None
+) -> TraceOptions | None:
+    """Read the sampler's arguments ``return_trace`` and ``trace_steps``.
+
+    Args:
+        wanted: False for no trace, True for all of :data:`KEPT`, or some of their names.
+        steps: which steps; None for all.
+
+    Raises:
+        UserError: a name is unknown, or a step is no index.
+    """
+    if wanted is False:
+        return None
+    names = KEPT if wanted is True else (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    for name in names:
+        if name not in KEPT:
+            raise unknown_name("part of a trace", str(name), KEPT)
+    if steps is not None:
+        for step in steps:
+            if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+                raise UserError(f"trace_steps has {step!r}; expected indices of steps, from 0.")
+    return TraceOptions(frozenset(names), None if steps is None else frozenset(steps))
 
 
 def merge_traces(traces: list[list[StepTrace]]) -> list[StepTrace]:

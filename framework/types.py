@@ -175,7 +175,7 @@ class Layout:
 
 @dataclass
 class StepTrace:
-    """What one sampling step saw; tensors on the CPU.
+    """What one sampling step saw; tensors on the CPU, None where they were not asked for.
 
     Attributes:
         step: index t from 0 (noise).

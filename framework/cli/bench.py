@@ -23,6 +23,7 @@ from framework.cli.arguments import add_config, config_of
 from framework.errors import UserError, check_range
 
 if TYPE_CHECKING:
+    from framework.bench.costs import Time
     from framework.bench.models import Subject
     from framework.config import Config
 
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         with no_progress():
             rows += measure(name, config, args)
     rows = with_ratios(rows)
-    about = {"rows": rows, "verdicts": verdicts(rows), "versions": versions()}
+    lines = verdicts(rows)
+    about = {"rows": rows, "verdicts": lines, "versions": versions()}
     write_atomic(folder / "bench.json", json.dumps(about, indent=2) + "\n")
     write_atomic(folder / "table.md", markdown(rows))
     console = Console(highlight=False, width=None if Console().is_terminal else 120)
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         own = [row for row in rows if row["model"] == model]
         console.print(table(own, f"{model}, {own[0]['steps']} steps, on {own[0]['device']}"))
     console.print(KEY)
-    for line in about["verdicts"]:
+    for line in lines:
         console.print(line)
     print(f"{folder / 'bench.json'} and {folder / 'table.md'}")
     return 0
@@ -104,7 +106,7 @@ def measure(name: str, config: Config, args: argparse.Namespace) -> list[dict[st
     steps = args.steps or subject.config.sampler.num_inference_steps
     device = next(subject.pipe.unet.parameters()).device
     arms = [PLAIN, *ARMS]
-    times = {}
+    times: dict[int, dict[str, Time]] = {}
     if clock:
         for number in args.targets:
             logger.info("  timing %d image(s) at once", number)
@@ -116,7 +118,8 @@ def measure(name: str, config: Config, args: argparse.Namespace) -> list[dict[st
     rows = []
     for number in args.targets:
         for arm in arms:
-            cost = for_targets(*counts[arm], number)
+            one, two = counts[arm]
+            cost = for_targets(one, two, number)
             took = times[number][arm] if clock else None
             rows.append(
                 {

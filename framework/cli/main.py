@@ -33,6 +33,7 @@ COMMANDS: Commands = {
     "ablate": ("framework.cli.ablate", "draw, score and tabulate the variants of a plan"),
     "evaluate": ("framework.cli.evaluate", "score an ablation, or any folder of images"),
     "submit": ("framework.cli.submit", "draw a plan as SLURM jobs"),
+    "inspect": ("framework.cli.inspect", "what the method saw, a page for each chosen step"),
     "bench": ("framework.cli.bench", "what an image costs: FLOPs, memory, time"),
     "list": ("framework.cli.listing", "every registered part with its options"),
     "config": ("framework.cli.config", "print the resolved configuration"),

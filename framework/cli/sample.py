@@ -182,7 +182,7 @@ def _draw(sampler: Sampler, config: Config, folder: Path, traces: Path | None, l
         result = sampler(
             [config.prompts[index] for index, _ in batch],
             seed=[seed for _, seed in batch],
-            return_trace=traces is not None,
+            return_trace=("clean", "matches", "masks") if traces else False,
         )
         for row, (index, seed) in enumerate(batch):
             if traces is not None:
