@@ -20,9 +20,6 @@ from framework.step import StepOutputs, make_views
 from framework.trace import TraceOptions
 from framework.types import Layout, Reference, StepTrace, Views
 
-#: A trace of nothing but the last step in which the injector acts: small, and enough to show.
-LAST = "last"
-
 
 class Loop:
     """The denoising loop of one batch.
@@ -59,11 +56,7 @@ class Loop:
         self.branch = branch
         self._viewed = 0
 
-<<<<<<< HEAD
-    def run(self, latents: Tensor, trace: bool | str) -> tuple[Tensor, list[StepTrace]]:
-=======
     def run(self, latents: Tensor, trace: TraceOptions | None) -> tuple[Tensor, list[StepTrace]]:
->>>>>>> 468010c (wip3)
         """Denoise (N, C, h, w) start latents to clean ones; optionally record every step."""
         records: list[StepTrace] = []
         for index, timestep in enumerate(progress(self.denoiser.timesteps, "sampling")):
@@ -73,11 +66,7 @@ class Loop:
         return latents, records
 
     def _step(
-<<<<<<< HEAD
-        self, index: int, timestep: float, latents: Tensor, trace: bool | str
-=======
         self, index: int, timestep: float, latents: Tensor, trace: TraceOptions | None
->>>>>>> 468010c (wip3)
     ) -> tuple[Tensor, StepTrace | None]:
         shown = self.session is not None and self.plan.shows_reference(index)
         guided = shown and self.plan.guides(index) and self.denoiser.alpha_bars[index] > 0
@@ -282,14 +271,9 @@ class Loop:
         unconditional, conditional = output.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
 
-<<<<<<< HEAD
-    def _record(self, index: int, timestep: float, trace: bool | str) -> StepTrace | None:
-        last = self.plan.injects(index) and not self.plan.injects(index + 1)
-        if not trace or (trace == LAST and not last):
-=======
     def _record(self, index: int, timestep: float, trace: TraceOptions | None) -> StepTrace | None:
-        if trace is None or not trace.covers(index):
->>>>>>> 468010c (wip3)
+        last = self.plan.injects(index) and not self.plan.injects(index + 1)
+        if trace is None or not trace.covers(index, last):
             return None
         nothing = torch.empty(0)
         return StepTrace(index, timestep, target_clean=nothing, latents=nothing)

@@ -94,12 +94,8 @@ class Sampler:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         output_type: str = "pil",
-<<<<<<< HEAD
-        return_trace: bool | str = False,
-=======
         return_trace: bool | Sequence[str] = False,
         trace_steps: Sequence[int] | None = None,
->>>>>>> 468010c (wip3)
     ) -> SamplerOutput:
         """Draw one image for each prompt.
 
@@ -112,14 +108,10 @@ class Sampler:
             num_inference_steps: T; default from the configuration.
             guidance_scale: classifier-free guidance; default from the configuration.
             output_type: ``pil``, ``np``, ``pt`` or ``latent``.
-<<<<<<< HEAD
-            return_trace: also return what each step saw; ``"last"``: the last injected step alone.
-=======
             return_trace: also return what each step saw: everything (with descriptors, which are
                 large), or some of ``clean``, ``matches``, ``masks`` and ``features``; the targets'
-                latents are always there.
+                latents are always there. ``"last"``: everything of the last injected step.
             trace_steps: record these steps only.
->>>>>>> 468010c (wip3)
 
         Raises:
             UserError: a value is out of range, or a prompt cannot be used.
@@ -155,7 +147,6 @@ class Sampler:
         images = self.model.to_output(torch.cat(results), output_type)
         return SamplerOutput(images=images, trace=merge_traces(traces))
 
-<<<<<<< HEAD
     def fill(self, prompt: str) -> str:
         """A prompt with the concept put in.
 
@@ -171,7 +162,7 @@ class Sampler:
             UserError: they do not.
         """
         return concept_positions(self.pipe, prompt, self.concept)
-=======
+
     def evaluations(self, num_inference_steps: int | None = None) -> int:
         """T, the U-Net evaluations of an image; some schedulers take more than one a step."""
         return len(self._denoiser(self._steps(num_inference_steps)).timesteps)
@@ -180,7 +171,6 @@ class Sampler:
         """Indices of the steps in which matches are used."""
         total = self.evaluations(num_inference_steps)
         return [step for step in range(total) if Plan(self.parts, total).matches(step)]
->>>>>>> 468010c (wip3)
 
     def reference(self, num_inference_steps: int | None = None) -> Reference:
         """The prepared reference for a number of steps; computed once and kept."""
@@ -320,16 +310,12 @@ class Sampler:
     # ---------------------------------------------------------------- the loop
 
     def _batch(
-<<<<<<< HEAD
-        self, prompts: list[str], noises: Tensor, steps: int, scale: float, trace: bool | str
-=======
         self,
         prompts: list[str],
         noises: Tensor,
         steps: int,
         scale: float,
         trace: TraceOptions | None,
->>>>>>> 468010c (wip3)
     ) -> tuple[Tensor, list[StepTrace]]:
         denoiser = self._denoiser(steps)
         halves = 2 if scale > 1 else 1

@@ -11,6 +11,8 @@ import torch
 from framework.errors import UserError, unknown_name
 from framework.types import Features, Masks, StepTrace
 
+#: Asks for the last injected step alone.
+LAST = "last"
 #: What a step's record can hold beside its latents; the descriptors alone are hundreds of
 #: megabytes a step at 64 x 64 cells.
 KEPT = ("clean", "matches", "masks", "features")
@@ -23,13 +25,22 @@ class TraceOptions:
     Attributes:
         kept: some of :data:`KEPT`.
         steps: indices of the steps; None is every one.
+        only_last: record the last injected step alone.
     """
 
     kept: frozenset[str] = frozenset(KEPT)
     steps: frozenset[int] | None = None
+    only_last: bool = False
 
-    def covers(self, step: int) -> bool:
-        """Whether a step is recorded."""
+    def covers(self, step: int, last: bool) -> bool:
+        """Whether a step is recorded.
+
+        Args:
+            step: its index.
+            last: whether it is the last injected one.
+        """
+        if self.only_last and not last:
+            return False
         return self.steps is None or step in self.steps
 
 
@@ -39,7 +50,8 @@ def trace_options(
     """Read the sampler's arguments ``return_trace`` and ``trace_steps``.
 
     Args:
-        wanted: False for no trace, True for all of :data:`KEPT`, or some of their names.
+        wanted: False for no trace, True for all of :data:`KEPT`, some of their names, or
+            :data:`LAST` for all of the last injected step alone.
         steps: which steps; None for all.
 
     Raises:
@@ -47,6 +59,8 @@ def trace_options(
     """
     if wanted is False:
         return None
+    if wanted == LAST:
+        return TraceOptions(only_last=True)
     names = KEPT if wanted is True else (wanted,) if isinstance(wanted, str) else tuple(wanted)
     for name in names:
         if name not in KEPT:

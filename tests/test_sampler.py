@@ -482,6 +482,11 @@ def test_unets_conditioned_on_more_are_refused(sd1):
 
 @pytest.mark.slow
 def test_a_compiled_unet_is_refused(sd1):
+    inside = copy.copy(sd1)
+    inside.unet = copy.deepcopy(sd1.unet)
+    inside.unet.compile()
+    with pytest.raises(UserError, match="is compiled"):
+        tiny_sampler(inside)
     pipe = copy.copy(sd1)
     pipe.unet = torch.compile(sd1.unet)
     with pytest.raises(UserError, match="is compiled"):
@@ -491,3 +496,14 @@ def test_a_compiled_unet_is_refused(sd1):
 def test_no_mask_needs_no_cross_attention(sd1):
     output = tiny_sampler(sd1, mask=NoMask())(PROMPT, num_inference_steps=2, return_trace=True)
     assert output.trace[1].masks.target.min() == 1
+
+
+def test_a_trace_keeps_what_is_asked_for(sampler):
+    options = {"output_type": "latent", "return_trace": ("matches",), "trace_steps": [2]}
+    (step,) = sampler(PROMPT, **options).trace
+    assert step.step == 2 and step.flow is not None
+    assert step.masks is step.features is step.reference_clean is None
+    with pytest.raises(UserError, match="Unknown part of a trace 'mask'.*Did you mean 'masks'"):
+        sampler(PROMPT, return_trace=["mask"])
+    with pytest.raises(UserError, match="trace_steps has -1"):
+        sampler(PROMPT, return_trace=True, trace_steps=[-1])
