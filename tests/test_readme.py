@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from framework.ablation.plan import load_plan
 from framework.cli.arguments import Parser, add_common
 from framework.cli.main import COMMANDS, main
 from framework.config import load_config
@@ -76,7 +77,9 @@ def test_commands_are_accepted(line, matcher_module):
     add_common(parser)
     module.add_arguments(parser)
     args = parser.parse_all(words)
-    if hasattr(args, "overrides"):
+    if hasattr(args, "plan"):
+        load_plan(args.plan, args.overrides)
+    elif hasattr(args, "config"):
         load_config(args.config or None, args.overrides)
 
 
