@@ -25,16 +25,21 @@ def test_normalise():
 def test_mask_by_hand(sd1, tokens):
     """The mean over heads, the concept's tokens and all five coarse layers of the conditional
     half; computed here by hooks on the layers, from queries and keys."""
-    maps = []
+    times, maps = [], {}
+
+    def enter(module, args, kwargs):
+        times.append(float(args[1]))
 
     def look(module, args, kwargs):
         hidden, text = args[0], kwargs["encoder_hidden_states"]
         query, key, _ = project(module, hidden, text)
         scores = (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim=-1)
         columns = [5, 6] if tokens is None else tokens
-        maps.append(scores[2:].mean(dim=1)[:, :, columns].mean(dim=-1))
+        conditional = scores[len(scores) // 2 :].mean(dim=1)
+        maps.setdefault(times[-1], []).append(conditional[:, :, columns].mean(dim=-1))
 
-    hooks = [
+    hooks = [sd1.unet.register_forward_pre_hook(enter, with_kwargs=True)]
+    hooks += [
         sd1.unet.get_submodule(f"{name}.transformer_blocks.0.attn2").register_forward_pre_hook(
             look, with_kwargs=True
         )
@@ -49,15 +54,17 @@ def test_mask_by_hand(sd1, tokens):
     finally:
         for hook in hooks:
             hook.remove()
-    assert len(maps) == 3 * 5
     for step in (1, 2):
-        mean = torch.stack(maps[5 * step : 5 * step + 5]).mean(dim=0).unflatten(1, (4, 4))
+        seen = maps[trace[step].timestep]  # the reference is evaluated first, then the target
+        assert len(seen) == 2 * 5
+        mean = torch.stack([torch.cat(pair) for pair in zip(seen[:5], seen[5:], strict=True)])
+        mean = mean.mean(dim=0).unflatten(1, (4, 4))
         low, high = mean.amin(dim=(1, 2), keepdim=True), mean.amax(dim=(1, 2), keepdim=True)
         expected = ((mean - low) / (high - low)).repeat_interleave(4, 1).repeat_interleave(4, 2)
-        seen = trace[step].masks
+        masks = trace[step].masks
         for half in range(2):  # the conditional half serves both
-            torch.testing.assert_close(seen.reference[half], expected[0], atol=1e-4, rtol=0)
-            torch.testing.assert_close(seen.target[half], expected[1], atol=1e-4, rtol=0)
+            torch.testing.assert_close(masks.reference[half], expected[0], atol=1e-4, rtol=0)
+            torch.testing.assert_close(masks.target[half], expected[1], atol=1e-4, rtol=0)
 
 
 def test_only_maps_seen_so_far_in_this_step_count(sd1):
