@@ -26,6 +26,7 @@ from framework.progress import progress
 from framework.sampler import Sampler, SamplerConfig
 from framework.session import Session
 from framework.text import fill_several, named_positions
+from framework.trace import TraceOptions
 from framework.types import Concept, Layout, Masks, StepTrace
 
 
@@ -74,7 +75,12 @@ class SeveralSampler(Sampler):
         return named_positions(self.pipe, prompt, self.concepts)
 
     def _batch(
-        self, prompts: list[str], noises: Tensor, steps: int, scale: float, trace: bool | str
+        self,
+        prompts: list[str],
+        noises: Tensor,
+        steps: int,
+        scale: float,
+        trace: TraceOptions | None,
     ) -> tuple[Tensor, list[StepTrace]]:
         denoiser = self._denoiser(steps)
         plan = Plan(self.parts, len(denoiser.timesteps))
@@ -196,7 +202,7 @@ def winners(masks: Tensor, named: Tensor) -> Tensor:
 
 
 def _run(
-    loops: list[Loop], latents: Tensor, layout: Layout, trace: bool | str
+    loops: list[Loop], latents: Tensor, layout: Layout, trace: TraceOptions | None
 ) -> tuple[Tensor, list[StepTrace]]:
     """The denoising loop; every step shows the targets to the U-Net once."""
     records = []
@@ -215,7 +221,7 @@ def _step(
     timestep: float,
     latents: Tensor,
     layout: Layout,
-    trace: bool | str,
+    trace: TraceOptions | None,
 ) -> tuple[Tensor, StepTrace | None]:
     first, scheduler = loops[0], loops[0].denoiser.scheduler
     plan, shown = first.plan, first.plan.shows_reference(index)
@@ -238,7 +244,7 @@ def _step(
     if shown:
         for loop, apart in zip(loops, aparts, strict=True):
             noted = record if loop is first else None
-            loop._look(index, timestep, layout, rows, output, apart.output, False, noted)
+            loop._look(index, timestep, layout, rows, output, apart.output, False, noted, trace)
     combined = first._combine(output)
     after = scheduler.step(combined, moment, latents, return_dict=False)[0]
     if record is not None:

@@ -81,7 +81,7 @@ def test_images_that_are_there_are_not_drawn_again(arguments, tmp_path, monkeypa
     words = [*arguments, "--seed", "0", "--seed", "1"]
     assert main(words) == 0
     out = tmp_path / "runs" / "sample" / "photos"
-    first = (out / "000-0.png").read_bytes()
+    first = np.asarray(Image.open(out / "000-0.png")).astype(int)
     (out / "000-0.png").unlink()
     (out / "000-1.png").write_bytes(b"kept")
     drawn = []
@@ -94,7 +94,8 @@ def test_images_that_are_there_are_not_drawn_again(arguments, tmp_path, monkeypa
     monkeypatch.setattr(Sampler, "__call__", counted)
     assert main(words) == 0
     assert drawn == [0]
-    assert (out / "000-0.png").read_bytes() == first
+    again = np.asarray(Image.open(out / "000-0.png")).astype(int)
+    assert abs(again - first).max() <= 1  # alone in its batch sums may round differently
     assert (out / "000-1.png").read_bytes() == b"kept"
     assert "1 images of this configuration are there already" in capsys.readouterr().err
 

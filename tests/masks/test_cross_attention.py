@@ -7,6 +7,7 @@ import torch
 from tiny import tiny_sampler
 
 from framework.attention import project
+from framework.cache import NoCache
 from framework.errors import UserError
 from framework.masks.cross_attention import CrossAttentionMask, normalise
 from framework.types import Layout
@@ -47,7 +48,7 @@ def test_mask_by_hand(sd1, tokens):
     ]
     try:
         mask = CrossAttentionMask(resolution=4, tokens=tokens)
-        sampler = tiny_sampler(sd1, mask=mask)
+        sampler = tiny_sampler(sd1, mask=mask, cache=NoCache())
         sampler.reference()
         maps.clear()
         trace = sampler(PROMPT, output_type="latent", return_trace=True).trace
