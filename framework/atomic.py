@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from framework.errors import UserError
 
@@ -117,3 +119,12 @@ def _reachable(folder: Path) -> bool:
         return folder.is_dir()
     except OSError:
         return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A note written as a JSON mapping; empty if it is missing, damaged or something else."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.atomic import write_atomic
+from framework.atomic import read_json, write_atomic
 from framework.config import Config, to_plain
 from framework.errors import UserError
 from framework.registry import PERSONALIZERS
@@ -59,7 +59,7 @@ def learn(pipe: Any, concept: Concept, config: Config, folder: Path) -> Learned:
         return Learned(resolve_path(config.concept.weights), None, True)
     identity = fingerprint(concept, config)
     note = folder / NOTE
-    found = _read(note)
+    found = read_json(note)
     if found.get("identity") == identity and (folder / str(found.get("file"))).exists():
         path = folder / found["file"]
         return Learned(path, found.get("seconds"), True, found.get("cpu_seconds"))
@@ -132,11 +132,3 @@ def fingerprint(concept: Concept, config: Config) -> str:
         digest.update(f"{image.mode}{image.size}".encode())
         digest.update(image.tobytes())
     return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}

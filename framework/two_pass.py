@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from framework.atomic import atomic_path, write_atomic
+from framework.atomic import atomic_path, read_json, write_atomic
 from framework.compare import ARMS, BASELINE, TREATED, Arm, Cell, Comparison, compare_arms
 from framework.config import Config
 from framework.metrics.config import EvaluationConfig
@@ -67,7 +67,7 @@ def draw_concept(pipe: Any, concept: Concept, config: Config, folder: Path) -> d
 
 def drawn(folder: Path, concept: Concept, config: Config) -> dict[str, Any] | None:
     """What ``drawn.json`` says, if it is whole, of the same pictures, and every image is there."""
-    said = _read(folder / DRAWN)
+    said = read_json(folder / DRAWN)
     if said.get("identity") != fingerprint(concept, config):
         return None
     files = [folder / "images" / arm / cell["file"] for arm in ARMS for cell in said["cells"]]
@@ -89,7 +89,7 @@ def score_concept(
     Returns:
         The report, and the comparison with its pictures.
     """
-    said = _read(folder / DRAWN)
+    said = read_json(folder / DRAWN)
     cells = [Cell(cell["index"], cell["prompt"], cell["seed"]) for cell in said["cells"]]
     arms = {
         name: Arm(
@@ -116,7 +116,7 @@ def score_concept(
 
 def finished(folder: Path, concept: Concept, config: Config, judge: str) -> dict[str, Any] | None:
     """A concept's report, if it is there, whole, of the same pictures and by the same judge."""
-    report = _read(folder / RESULT)
+    report = read_json(folder / RESULT)
     same = (
         report.get("identity") == fingerprint(concept, config)
         and report.get("judge") == judge
@@ -142,11 +142,3 @@ def judge_identity(config: EvaluationConfig) -> str:
 def _image(file: Path) -> Image.Image:
     with Image.open(file) as opened:
         return opened.convert("RGB")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}

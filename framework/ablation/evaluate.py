@@ -23,7 +23,7 @@ from framework.ablation.tables import (
     table_rows,
     text_table,
 )
-from framework.atomic import write_atomic
+from framework.atomic import read_json, write_atomic
 from framework.concepts import load_concept
 from framework.config import ConceptConfig
 from framework.errors import UserError
@@ -100,7 +100,7 @@ def evaluate_run(
 
 def cost_rows(folder: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
     """Seconds and memory of every variant, from the log of its batches; the median counts."""
-    notes = [_read(path) for path in sorted((folder / "log" / "batches").glob("*.json"))]
+    notes = [read_json(path) for path in sorted((folder / "log" / "batches").glob("*.json"))]
     rows = []
     for variant in variants:
         own = [said for said in notes if said.get("variant") == variant]
@@ -198,7 +198,7 @@ def score_cells(
             mark = fingerprint_of(encoders, config)
         note = folder / "scores" / "concepts" / name / f"{slug(concept)}.json"
         key = _key(folder, own, mark)
-        known = _read(note)
+        known = read_json(note)
         if known.get("key") != key:
             known = {"key": key, "rows": _score_concept(folder, own, concepts, config, encoders)}
             write_atomic(note, json.dumps(known) + "\n")
@@ -247,14 +247,6 @@ def _key(folder: Path, cells: Sequence[Cell], mark: str) -> str:
         digest.update(f"{cell.id}{cell.file}".encode())
         digest.update((folder / cell.file).with_suffix(".json").read_bytes())
     return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import warnings
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +34,7 @@ from framework.training.callbacks import (
     Checkpoints,
     find_checkpoint,
 )
+from framework.training.quiet import quiet_lightning
 from framework.training.system import Optimization
 from matchers.learned import MatchingHead, match_projected
 
@@ -303,7 +301,7 @@ def train_head(
         return start
     lessons.start = start
     device = lessons.observatory.model.device
-    with _quiet():
+    with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -353,20 +351,3 @@ def task_identity(config: Config, about: dict[str, Any]) -> str:
         **about,
     }
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide Lightning's tips and notices; errors are raised all the same."""
-    names = ("pytorch_lightning", "lightning_fabric", "lightning")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [(one, one.level) for one in loggers]
-    try:
-        for one in loggers:
-            one.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in levels:
-            one.setLevel(level)

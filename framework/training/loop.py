@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from framework.training.callbacks import (
     list_checkpoints,
 )
 from framework.training.data import ConceptBatches
+from framework.training.quiet import quiet_lightning
 from framework.training.system import DenoisingSystem, Diverged
 
 PRECISIONS = ("auto", "32", "bf16", "16")
@@ -110,7 +109,7 @@ def fit(
     ]
     if recording.previews is not None:
         callbacks.append(recording.previews)
-    with _quiet(), torch.enable_grad():
+    with quiet_lightning(), torch.enable_grad():
         trainer = pl.Trainer(
             **_place(device, devices),
             precision=_LIGHTNING[precision],  # type: ignore[arg-type]
@@ -256,21 +255,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide Lightning's tips and notices; errors are raised all the same."""
-    names = ("pytorch_lightning", "lightning_fabric", "lightning")
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-    affected = [one for one in loggers if one.name.partition(".")[0] in names]
-    levels = [(one, one.level) for one in affected]
-    try:
-        for one in affected:
-            one.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in levels:
-            one.setLevel(level)

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from framework.atomic import write_atomic
+from framework.atomic import read_json, write_atomic
 from framework.errors import UserError
 from framework.images import load_images
 from framework.progress import progress
@@ -55,7 +55,7 @@ def class_images(
         "model": _model(pipe),
     }
     note = place / NOTE
-    drawn = _read(note)
+    drawn = read_json(note)
     if drawn and drawn != said:
         other = "; ".join(
             f"{k}: {drawn.get(k)!r} there, {v!r} now" for k, v in said.items() if drawn.get(k) != v
@@ -97,11 +97,3 @@ def _model(pipe: Any) -> str:
     for tensor in list(pipe.unet.parameters())[:4]:
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _read(note: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}
