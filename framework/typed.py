@@ -35,6 +35,7 @@ def fill(section: str, cls: type, options: Any) -> Any:
     known = [item.name for item in fields(cls)]
     inner = {item.name: item.metadata for item in fields(cls) if is_nested(item.metadata)}
     nested: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for key, value in options.items():
         if key not in known:
             raise UserError(
@@ -45,12 +46,12 @@ def fill(section: str, cls: type, options: Any) -> Any:
             raise UserError(f"{prefix}{key} has no value yet; give one: {prefix}{key}=...")
         if key in inner:
             nested[key] = checked(inner[key], value, f"{prefix}{key}")
-            continue
-        try:
-            typed = OmegaConf.merge(typed, {key: value})
-        except OmegaConfBaseException as error:
-            expected = words(get_type_hints(cls).get(str(key), Any))
-            raise UserError(f"{prefix}{key} is {shown(value)}; expected {expected}.") from error
+        else:
+            given[key] = value
+    try:
+        typed = OmegaConf.merge(typed, given)
+    except OmegaConfBaseException as error:
+        raise _blamed(prefix, cls, typed, given) from error
     try:
         made = OmegaConf.to_object(typed)
         return replace(made, **nested) if nested else made  # type: ignore[type-var]
@@ -58,6 +59,17 @@ def fill(section: str, cls: type, options: Any) -> Any:
         raise UserError(f"{prefix or 'configuration'}: {str(error).splitlines()[0]}") from error
     except (UserError, ValueError) as error:
         raise UserError(f"{prefix}{error}") from error
+
+
+def _blamed(prefix: str, cls: type, typed: Any, given: Mapping[str, Any]) -> UserError:
+    """The first option whose value the dataclass does not take, in words."""
+    for key, value in given.items():
+        try:
+            OmegaConf.merge(typed, {key: value})
+        except OmegaConfBaseException:
+            expected = words(get_type_hints(cls).get(str(key), Any))
+            return UserError(f"{prefix}{key} is {shown(value)}; expected {expected}.")
+    return UserError(f"{prefix or 'configuration'} has values that do not go together.")
 
 
 def shown(value: Any) -> str:

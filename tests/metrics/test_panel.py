@@ -14,7 +14,9 @@ from framework.metrics.loading import Encoders, load_encoders
 from framework.metrics.panel import Panel, Remembered
 from framework.metrics.preprocess import Preprocess
 from framework.metrics.protocols import PROTOCOLS, protocol, protocol_table
-from framework.metrics.subject import cut_out, otsu, subject_mask
+from framework.metrics.subject import SMOOTH, border_distance, cut_out, otsu, subject_mask
+from framework.toyworld.references import reference_scenes
+from framework.toyworld.render import render
 from framework.types import Concept
 
 
@@ -37,6 +39,26 @@ def test_the_subject_is_what_differs_from_the_border():
     assert overlap > 0.8
     assert subject_mask(flat((9, 9, 9))).mean() == 1
     assert otsu(torch.tensor([0.0, 0.1, 0.9, 1.0])) == pytest.approx(0.5, abs=0.4)
+
+
+def test_the_subject_is_found_in_the_embedded_world():
+    """Against the renderer's truth, on places with a horizon and patterned objects."""
+    overlaps = []
+    for name in ("harlequin_mug", "taxi_car", "bee_lamp", "tuxedo_duck"):
+        picture = render(reference_scenes(name)[1])
+        truth = torch.from_numpy(picture.mask)[::2, ::2]
+        mask = subject_mask(Image.fromarray(picture.rgb)) > 0
+        overlaps.append(float((mask & truth).sum() / (mask | truth).sum()))
+    assert sum(overlaps) / 4 > 0.85 and min(overlaps) > 0.7
+
+
+def test_the_way_from_the_border_costs_the_edges_it_crosses():
+    pixels = torch.zeros(3, 9, 9)
+    pixels[:, 2:7, 2:7] = 0.5  # a square ...
+    pixels[:, 4, 4:] = 0.0  # ... with a way in
+    distance = border_distance(pixels)
+    assert distance[3, 3] == pytest.approx(3 * 0.5 - SMOOTH)
+    assert distance[4, 4] == distance[0, 5] == 0
 
 
 def test_the_cut_out_has_no_background_left():
