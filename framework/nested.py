@@ -61,6 +61,28 @@ def build(kind: str, section: Any) -> Any:
     return REGISTRIES[kind].get(options.pop("name"))(**options)
 
 
+def section_of(part: Any) -> dict[str, Any]:
+    """The complete section of the configuration a ready part could have been built from.
+
+    A part with a constructor of its own, whose options are not kept, has its name alone.
+    """
+    from framework.options import options_of
+
+    config = getattr(part, "config", None)
+    options = {} if config is None else options_of(config)
+    name = part.name or f"{type(part).__module__}:{type(part).__qualname__}"
+    return {"name": name, **_plain(options)}
+
+
+def _plain(value: Any) -> Any:
+    """A value with every ready part in it as its section."""
+    from framework.interfaces import Part
+
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return section_of(value) if isinstance(value, Part) else value
+
+
 def split(section: Any, also: type) -> tuple[Any, dict[str, Any]]:
     """A checked entry of several parts -> the part's own section, and what stands beside it."""
     if not isinstance(section, Mapping):

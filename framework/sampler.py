@@ -249,6 +249,8 @@ class Sampler:
             )
         if matched:
             matcher.prepare()
+            if matcher.needs_features:
+                matcher.check_extractor(self.parts.extractor, self.model.unet)
         if plan.uses_reference or self.parts.injector.injects:
             with ExitStack() as stack:
                 self._attach(stack, Layout(1, 1, 1), [self._reference_prompt], latent_size)

@@ -16,15 +16,20 @@ from torch import Tensor, nn
 from framework.atomic import write_atomic
 from framework.errors import UserError
 from framework.geometry import cell_grid, cycle_error
-from framework.interfaces import Matcher
+from framework.interfaces import FeatureExtractor, Matcher
 from framework.options import PartConfig, option
 from framework.registry import MATCHERS
 from framework.resources import resolve_path
+from framework.typed import shown
 from framework.types import Correspondence, Masks
 
 #: Trained on the embedded world; see ``framework/matchbench/README.md``.
 SHIPPED = "package:matchers/weights/embedded.safetensors"
 KIND = "dreammatcher matching head"
+ADVICE = (
+    "Choose that extractor (for the shipped weights --config presets/learned), or train weights "
+    "for this one with 'dreammatcher train-matcher'."
+)
 
 
 class MatchingHead(nn.Module):
@@ -164,6 +169,21 @@ class Learned(Matcher):
         self.width = self._head.width
         self._moved: dict[torch.device, MatchingHead] = {}
 
+    def check_extractor(self, extractor: FeatureExtractor, unet: object) -> None:
+        """Refuse descriptors of another kind than those the weights were trained on."""
+        trained = self._about.get("extractor")
+        here = json.loads(json.dumps(extractor.signature(unet)))
+        if here == trained:
+            return
+        keys = [key for key in {**trained, **here} if here.get(key) != trained.get(key)]
+        told = "; ".join(
+            f"{k} {shown(here.get(k))} instead of {shown(trained.get(k))}" for k in keys
+        )
+        raise UserError(
+            f"Matcher 'learned': the weights '{self.config.weights}' were trained on other "
+            f"descriptors than the extractor's: {told}. {ADVICE}"
+        )
+
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""
         self._check(target)
@@ -176,13 +196,10 @@ class Learned(Matcher):
 
     def _check(self, descriptors: Tensor) -> None:
         if descriptors.shape[-1] != self.width:
-            trained = self._about.get("extractor")
-            advice = f" They were trained with the extractor {trained}." if trained else ""
             raise UserError(
                 f"Matcher 'learned': the descriptors have {descriptors.shape[-1]} channels, and "
-                f"the weights '{self.config.weights}' take {self.width}.{advice} Choose that "
-                "extractor (for the shipped weights --config presets/learned), or train weights "
-                "for this one with 'dreammatcher train-matcher'."
+                f"the weights '{self.config.weights}' take {self.width}; they were trained with "
+                f"the extractor {self._about['extractor']}. {ADVICE}"
             )
 
     def _on(self, device: torch.device) -> MatchingHead:
@@ -208,7 +225,7 @@ def save_head(head: MatchingHead, path: Path, about: dict[str, Any]) -> Path:
     Args:
         head: the head.
         path: a ``.safetensors`` file.
-        about: plain values, e.g. ``extractor``: its section of the configuration.
+        about: plain values; ``extractor``: the signature of the one it was trained on.
     """
     from safetensors.torch import save
 
@@ -244,6 +261,8 @@ def load_head(path: str) -> tuple[MatchingHead, dict[str, Any]]:
     try:
         head = MatchingHead(**json.loads(metadata["shape"]))
         head.load_state_dict(tensors)
+        about = json.loads(metadata["about"])
+        about["extractor"]["name"]
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"matcher.weights '{path}' is damaged: {str(error)[:200]}") from error
-    return head.eval().requires_grad_(False), json.loads(metadata["about"])
+    return head.eval().requires_grad_(False), about

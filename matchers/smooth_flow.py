@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from framework.interfaces import Matcher
-from framework.nested import build
 from framework.options import PartConfig, option
 from framework.registry import MATCHERS
 from framework.types import Correspondence, Features, Masks, Views
 from matchers.functional_smooth import voted_flow
+from matchers.wrapper import Wrapper
 
 
 @dataclass
@@ -46,7 +44,7 @@ class SmoothFlowConfig(PartConfig):
 
 
 @MATCHERS.register("smooth_flow")
-class SmoothFlow(Matcher):
+class SmoothFlow(Wrapper):
     """Any matcher, then a smoothing of its flow, weighted by confidence, that keeps edges.
 
     Each cell takes the mean of those flows around it that agree with each other most, each counted
@@ -59,29 +57,6 @@ class SmoothFlow(Matcher):
     """
 
     Config = SmoothFlowConfig
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.inner: Matcher = build("matcher", self.config.matcher)
-        for name in (
-            "needs_features",
-            "width",
-            "needs_views",
-            "needs_truth",
-            "views_every",
-            "width",
-            "differentiable",
-            "invariant",
-        ):
-            setattr(self, name, getattr(self.inner, name))
-
-    def prepare(self) -> None:
-        """See :meth:`framework.interfaces.Matcher.prepare`."""
-        self.inner.prepare()
-
-    def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
-        """See :meth:`framework.interfaces.Matcher.match`."""
-        return self.correspond(Features(target, reference), masks, None)
 
     def correspond(
         self, features: Features | None, masks: Masks, views: Views | None

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PAIRS = {"world": 56, "images": 32, "spair": 36}
 STEPS = "8"
 OUTPUT = "runs/match-bench"
+FILES = ("results.json", "table.md", "pck_over_time.png", "calibration.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +78,10 @@ def run(args: argparse.Namespace) -> int:
     check_range("--seed", args.seed, 0, 2**31 - 1)
 
     from framework.loading import load_pipeline
-    from framework.matchbench.bench import Bench, Field, choose_steps, describe_run, entries
+    from framework.matchbench.bench import Bench
+    from framework.matchbench.field import Field, choose_steps, entries
     from framework.matchbench.observe import Observatory
+    from framework.matchbench.run_folder import describe_run
 
     taking_part = Field(
         entries(config, "extractor", args.extractor or []),
@@ -149,7 +152,7 @@ def make_source(
 
 
 def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: str) -> None:
-    """Write ``results.json``, ``table.md`` and ``pck_over_time.png``; print the tables."""
+    """Write :data:`FILES`; print the tables."""
     from rich.console import Console
 
     from framework.atomic import write_atomic
@@ -174,6 +177,13 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     }
     write_atomic(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_atomic(folder / "table.md", markdown(rows))
+    curves = [
+        {"extractor": row["extractor"], "matcher": bench.about["matchers"][row["matcher"]]}
+        | {"curve": row["curve"]}
+        for row in rows
+    ]
+    lines = ",\n".join(json.dumps(curve) for curve in curves if curve["curve"])
+    write_atomic(folder / "calibration.json", f"[\n{lines}\n]\n")
     draw_curves(rows, folder / "pck_over_time.png", f"PCK over sampling steps: {title}")
     console = Console(highlight=False)
     console.print(main_table(rows, title))
@@ -182,7 +192,7 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     console.print(KEY, style="dim")
     for entry in left_out:
         console.print(f"left out: {entry['extractor']} with {entry['matcher']}: {entry['why']}")
-    for name in ("results.json", "table.md", "pck_over_time.png"):
+    for name in FILES:
         console.print(f"  {folder / name}", soft_wrap=True)
 
 

@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from framework.cli.arguments import add_config
 from framework.errors import UserError, check_range
 
 if TYPE_CHECKING:
-    from framework.config import Config
     from framework.matchbench.observe import Observatory
     from framework.matchbench.pairs import Source
 
@@ -108,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     )
     started = time.monotonic()
     train_head(system, lessons, folder)
-    note = {"extractor": _written(config), "model": config.model.path, "updates": args.updates}
+    signature = extractor.signature(observatory.model.unet)
+    note = {"extractor": signature, "model": config.model.path, "updates": args.updates}
     path = save_head(system.head, folder / FILE, note)
     print(f"Done in {time.monotonic() - started:.0f} s. Weights: {path}")
     print(f"Use them:\n  dreammatcher match-bench --matcher 'learned weights={path}' ...")
@@ -128,14 +128,3 @@ def make_source(args: argparse.Namespace, observatory: Observatory) -> Source:
     if args.images:
         return WarpedPictures(args.images, None, TARGETS, args.seed, size, grid)
     return WorldPairs(1, TARGETS, args.seed, size[0], grid[0], STREAM)
-
-
-def _written(config: Config) -> str:
-    """The extractor's section in one line, as a configuration would have it."""
-    return "{" + ", ".join(f"{key}: {_value(v)}" for key, v in config.extractor.items()) + "}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(f"'{item}'" for item in value) + "]"
-    return "null" if value is None else str(value)

@@ -16,6 +16,15 @@ from framework.layers import anything, resolve
 from framework.types import Features
 
 
+def block_names(unet: Any, patterns: Sequence[str], what: str = "extractor.blocks") -> list[str]:
+    """Module paths of the chosen blocks, in the order of the U-Net.
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    return list(resolve(unet, patterns, anything, what))
+
+
 @contextmanager
 def captured(unet: Any, patterns: Sequence[str], what: str) -> Iterator[dict[str, Tensor]]:
     """While it lasts the mapping holds what each chosen block gave in the last evaluation.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from framework.extractors.blocks import captured, describe_blocks
+from framework.extractors.blocks import block_names, captured, describe_blocks
 from framework.interfaces import FeatureExtractor
 from framework.options import PartConfig, option
 from framework.registry import EXTRACTORS
@@ -55,6 +55,10 @@ class DiffusionFeatures(FeatureExtractor):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.current = self.config.step == "current"
+
+    def signature(self, unet: Any) -> dict[str, Any]:
+        """The blocks by name, however they are named; see the base class."""
+        return super().signature(unet) | {"blocks": block_names(unet, self.config.blocks)}
 
     @contextmanager
     def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]

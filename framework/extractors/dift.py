@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.extractors.blocks import captured, describe_blocks
+from framework.extractors.blocks import block_names, captured, describe_blocks
 from framework.interfaces import FeatureExtractor
 from framework.options import PartConfig, option
 from framework.registry import EXTRACTORS
@@ -48,7 +48,12 @@ class Dift(FeatureExtractor):
     """
 
     Config = DiftConfig
+    unsigned = ("every", "seed", "ensemble")
     separable = True  # it reads no activations of the running step, only of its own evaluations
+
+    def signature(self, unet: Any) -> dict[str, Any]:
+        """The blocks by name, however they are named; see the base class."""
+        return super().signature(unet) | {"blocks": block_names(unet, self.config.blocks)}
 
     @contextmanager
     def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]

@@ -76,6 +76,11 @@ class Fused(FeatureExtractor):
         self.current = any(each.current for each in self.inner)
         self.separable = all(each.separable for each in self.inner)
 
+    def signature(self, unet: Any) -> dict[str, Any]:
+        """Weights and signatures of those inside; see the base class."""
+        inner = zip(self.weights, self.inner, strict=True)
+        return {"name": self.name, "extractors": [[w, each.signature(unet)] for w, each in inner]}
+
     def remember(self) -> dict[str, Tensor]:
         """What each extractor remembers, under its place."""
         return {

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from torch import Tensor
 
 from framework.cache.fingerprint import of_part
 from framework.interfaces.part import Part
+from framework.nested import section_of
 from framework.shapes import check_shape
 from framework.step import StepOutputs
 from framework.types import Features
@@ -40,6 +42,9 @@ class FeatureExtractor(Part, ABC):
     #: (``step.layout.references`` is 0). False: both are always evaluated together.
     separable: bool = False
 
+    #: Options that change no channel's meaning.
+    unsigned: tuple[str, ...] = ("step", "every")
+
     def remember(self) -> dict[str, Tensor]:
         """What :meth:`describe` will need of the reference branch just evaluated, by name."""
         return {}
@@ -50,6 +55,20 @@ class FeatureExtractor(Part, ABC):
     def memory_key(self) -> str:
         """Names what :meth:`remember` gives for one evaluation: equal keys, equal memory."""
         return of_part(self, private=False)
+
+    def signature(self, unet: object) -> dict[str, Any]:
+        """What its channels mean: what was learned over descriptors fits those of this signature.
+
+        Default: its section of a configuration, without the options in :attr:`unsigned`.
+
+        Args:
+            unet: the U-Net it looks at.
+
+        Returns:
+            Plain values, as JSON has them.
+        """
+        section = section_of(self)
+        return {key: value for key, value in section.items() if key not in self.unsigned}
 
     def attach(self, unet: object) -> AbstractContextManager[None]:
         """Install hooks for the duration of a sampling call. Default: nothing to install."""

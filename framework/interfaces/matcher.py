@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.interfaces.extractor import FeatureExtractor
 from framework.interfaces.part import Part
 from framework.shapes import check_shape
 from framework.types import Correspondence, Features, Masks, Views
@@ -50,6 +51,19 @@ class Matcher(Part, ABC):
     def prepare(self) -> None:
         """Load what matching needs, such as weights; called before a sampling call begins, so that
         what is missing is told at once. Default: nothing to load."""
+
+    def check_extractor(self, extractor: FeatureExtractor, unet: object) -> None:
+        """Refuse an extractor whose descriptors it cannot use, before anything is computed.
+
+        Default: any will do.
+
+        Args:
+            extractor: whose descriptors it will be given.
+            unet: the U-Net that extractor looks at.
+
+        Raises:
+            UserError: with what is different and what to choose.
+        """
 
     @abstractmethod
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 #: Permitted error as a share of the box's longer side.
 THRESHOLDS = (0.05, 0.1, 0.15)
+#: A match is right, in the sense of a calibrated confidence, within this share of the box.
+RIGHT = 0.1
 #: Errors up to this, in pixels, are those of floating-point numbers and count as none.
 ROUNDING = 1e-3
 
@@ -64,6 +66,30 @@ def pck(errors: Tensor, box: float, threshold: float) -> float:
         In [0, 1]; NaN without points.
     """
     return float((errors <= threshold * box).float().mean()) if len(errors) else math.nan
+
+
+def right_points(
+    predicted: Tensor,
+    truth: Tensor,
+    visible: Tensor,
+    box: float,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """What a calibrated confidence is the probability of: visible, and within :data:`RIGHT`.
+
+    Args:
+        predicted: (P, 2), in pixels.
+        truth: (P, 2), likewise.
+        visible: (P,), bool.
+        box: longer side of the object's box in the reference, in the unit after scaling.
+        scale: (2,), factor on x and y before errors are measured; None: 1.
+
+    Returns:
+        (P,), bool; False for every point that the reference does not show.
+    """
+    difference = predicted - truth
+    errors = (difference if scale is None else difference * scale).norm(dim=-1)
+    return (errors <= RIGHT * box) & visible
 
 
 def sparsification_area(errors: Tensor, confidence: Tensor) -> float:

@@ -164,16 +164,17 @@ class Observatory:
             evaluate=evaluate,
         )
         masks = mask(*self.grid, len(rows))
-        self.synchronise()
-        started = time.perf_counter()
+        started = self.seconds()
         features = extractor(step)
-        self.synchronise()
-        return Look(step, features, masks, time.perf_counter() - started)
+        return Look(step, features, masks, self.seconds() - started)
 
-    def synchronise(self) -> None:
-        """Wait for a GPU, so that times are those of the work."""
+    def seconds(self) -> float:
+        """A clock: wall time once a GPU has done its work; on a CPU the processor's own time, which
+        other programs do not disturb."""
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
+            return time.perf_counter()
+        return time.process_time()
 
     def _mask(self, prepared: Prepared, layout: Layout, stack: ExitStack) -> MaskProvider:
         """The configured mask provider; all ones where no noun is known."""

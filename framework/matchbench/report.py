@@ -21,13 +21,15 @@ COLUMNS = {
     "EPE": "epe",
     "AUSE": "ause",
     "occl. AP": "occlusion_ap",
+    "ECE": "ece",
 }
 KEY = (
     "PCK: share of visible points within that share of the object's box (higher is better). EPE: "
     "mean error in pixels. AUSE: area between the confidence-error curve and the best possible "
     "one (0: confidence orders points as their errors do). occl. AP: average precision of 1 - "
-    "confidence in finding points the reference does not show. ms, MB: of one pair, extractor + "
-    "matcher."
+    "confidence in finding points the reference does not show. ECE: distance of confidence from "
+    "the probability that a point is visible and matched within 0.1 of the box. ms, MB: of one "
+    "pair, extractor + matcher; on a CPU, processor time."
 )
 _COLOURS = ("#12765c", "#d1495b", "#30638e", "#edae49", "#7b5ea7", "#5b5f66", "#9c6644", "#00798c")
 _DASHES = ("-", "--", ":", "-.")
@@ -49,7 +51,8 @@ def main_table(rows: Sequence[Row], title: str) -> Table:
         narrow = name.replace("@", "\n").replace(" ", "\n")
         table.add_column(narrow, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row["extractor"], row["matcher"], *_bold(main_cells(row), row, rows))
+        cells = [cell.removeprefix("0") if cell[:2] == "0." else cell for cell in main_cells(row)]
+        table.add_row(row["extractor"], row["matcher"], *_bold(cells, row, rows))
     return table
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from framework.matchbench.bench import Record
+from framework.matchbench.calibration import add, calibration_error, fit_curve, overconfidence
 from framework.matchbench.measures import THRESHOLDS
 
 MEASURES = (
@@ -28,8 +29,13 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def means(records: Sequence[Record]) -> dict[str, float | None]:
-    """The mean of every measure; each pair and step counts once, where it has the measure."""
-    return {name: mean(record[name] for record in records) for name in MEASURES}
+    """The mean of every measure; each pair and step counts once, where it has the measure.
+
+    ``ece`` and ``overconfidence`` are those of all points of all records together.
+    """
+    counted = add(record["tally"] for record in records)
+    found = {name: mean(record[name] for record in records) for name in MEASURES}
+    return found | {"ece": calibration_error(counted), "overconfidence": overconfidence(counted)}
 
 
 def split(records: Iterable[Record], key: str) -> dict[Any, list[Record]]:
@@ -44,9 +50,10 @@ def summarise(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row for each combination of extractor and matcher, in the order of appearance.
 
     Returns:
-        ``extractor``, ``matcher``, every measure's mean, ``extract_ms`` and ``match_ms`` of a pair
-        (medians, which a busy machine disturbs less), ``memory`` in bytes, and the means
-        ``by_step``, ``by_category`` and ``by_difference`` (sorted).
+        ``extractor``, ``matcher``, every measure's mean, the ``curve`` that calibrates confidence,
+        ``extract_ms`` and ``match_ms`` of a pair (medians, which a busy machine disturbs less),
+        ``memory`` in bytes, and the means ``by_step``, ``by_category`` and ``by_difference``
+        (sorted).
     """
     rows = []
     for extractor, some in split(records, "extractor").items():
@@ -58,6 +65,7 @@ def summarise(records: Sequence[Record]) -> list[dict[str, Any]]:
                     "matcher": matcher,
                     "pairs": len({record["pair"] for record in own}),
                     **means(own),
+                    "curve": fit_curve(add(record["tally"] for record in own)),
                     "extract_ms": _median([record["extract_ms"] for record in own]),
                     "match_ms": _median([record["match_ms"] for record in own]),
                     "memory": max(record["memory"] for record in own),

@@ -12,7 +12,7 @@ from PIL import Image
 from framework.cli.main import main
 from framework.config import load_config
 from framework.errors import UserError
-from framework.matchbench.bench import choose_steps, entries
+from framework.matchbench.field import choose_steps, entries
 from framework.matchbench.memory import peak_memory
 
 sys.path.insert(0, __file__.rpartition("/")[0])

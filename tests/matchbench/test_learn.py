@@ -124,7 +124,7 @@ def test_the_command_trains_goes_on_and_its_weights_are_used(words, capsys, tmp_
     found = json.loads((tmp_path / "bench" / "results.json").read_text())
     (row,) = found["rows"]
     assert row["extractor"] == "diffusion" and 0 <= row["confidence"] <= 1
-    assert "have 8 channels" in found["left_out"][0]["why"]
+    assert "pca 8 instead of null" in found["left_out"][0]["why"]
 
 
 @pytest.mark.parametrize(

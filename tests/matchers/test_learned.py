@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
+from tiny import tiny_sampler
 from torch.nn.functional import normalize
 
+from framework.config import load_config
 from framework.errors import UserError
+from framework.extractors.diffusion import DiffusionFeatures
+from framework.extractors.fused import Fused
+from framework.interfaces import FeatureExtractor
+from framework.loading import load_pipeline
 from framework.resources import resolve_path
 from framework.types import Features, Masks
 from matchers.learned import (
@@ -17,6 +25,7 @@ from matchers.learned import (
     match_projected,
     save_head,
 )
+from matchers.smooth_flow import SmoothFlow
 
 
 def grid(batch, height, width, depth, seed=0):
@@ -67,10 +76,10 @@ def test_a_match_may_lie_between_cells():
 
 
 def test_saved_and_read_again(head, tmp_path):
-    path = save_head(head, tmp_path / "head.safetensors", {"extractor": "{name: mine}"})
+    path = save_head(head, tmp_path / "head.safetensors", {"extractor": {"name": "mine"}})
     again, about = load_head(str(path))
     same = grid(1, 4, 4, 12)
-    assert torch.equal(again(same), head(same)) and about == {"extractor": "{name: mine}"}
+    assert torch.equal(again(same), head(same)) and about == {"extractor": {"name": "mine"}}
     assert not any(parameter.requires_grad for parameter in again.parameters())
     matcher = Learned(weights=str(path))
     assert matcher.width == 12
@@ -79,9 +88,9 @@ def test_saved_and_read_again(head, tmp_path):
 
 
 def test_another_width_is_refused_with_the_extractor_it_wants(head, tmp_path):
-    path = save_head(head, tmp_path / "head.safetensors", {"extractor": "{name: mine}"})
+    path = save_head(head, tmp_path / "head.safetensors", {"extractor": {"name": "mine"}})
     other = grid(1, 4, 4, 10)
-    message = r"have 10 channels, and the weights .* take 12\. .*trained with .*name: mine.*presets"
+    message = r"have 10 channels, and the weights .* take 12; .*trained with .*mine"
     with pytest.raises(UserError, match=message):
         Learned(weights=str(path))(Features(other, other), ones(other))
 
@@ -104,17 +113,52 @@ def test_the_shipped_weights_are_small_and_name_their_extractor():
     path = resolve_path(SHIPPED)
     assert path.stat().st_size < 2_000_000
     head, about = load_head(str(path))
-    assert head.width == 384 and "pca: null" in about["extractor"]
+    assert head.width == 384 and about["extractor"]["pca"] is None
 
 
-def test_the_preset_fits_the_shipped_weights():
-    from framework.config import load_config
+class Mine(FeatureExtractor):
+    """Descriptors of one's own."""
 
+    def __init__(self, depth: int = 12, every: int = 1) -> None:
+        self.config = MineConfig(depth, every)
+
+    def describe(self, step):
+        raise NotImplementedError
+
+
+@dataclass
+class MineConfig:
+    depth: int
+    every: int
+
+
+def test_descriptors_of_another_kind_are_refused_before_anything_is_computed(head, tmp_path):
+    about = {"extractor": Mine().signature(None)}
+    matcher = Learned(weights=str(save_head(head, tmp_path / "head.safetensors", about)))
+    matcher.check_extractor(Mine(every=4), None)  # which changes no channel's meaning
+    smooth = SmoothFlow(matcher=matcher)
+    for each in (matcher, smooth):
+        with pytest.raises(UserError, match=r"other desc.*: depth 13 instead of 12\. Choose"):
+            each.check_extractor(Mine(13), None)
+
+
+def test_the_preset_fits_the_shipped_weights_however_it_names_the_blocks():
     config = load_config("presets/learned")
-    assert config.matcher["name"] == "learned"
-    _, about = load_head(str(resolve_path(SHIPPED)))
-    assert config.extractor["blocks"] == [r"up_blocks\.[012]"] and config.extractor["pca"] is None
-    assert r"blocks: ['up_blocks\.[012]'], pca: null" in about["extractor"]
+    unet = load_pipeline(config.model).unet
+    config.part("matcher").check_extractor(config.part("extractor"), unet)
+    names = [f"up_blocks.{place}" for place in range(3)]
+    Learned().check_extractor(DiffusionFeatures(blocks=names, pca=None, step="current"), unet)
+    for options in ({"blocks": names[1:], "pca": None}, {"blocks": names, "pca": 384}):
+        with pytest.raises(UserError, match="were trained on other descriptors"):
+            Learned().check_extractor(DiffusionFeatures(**options), unet)
+    fused = Fused(extractors={"diffusion": {"blocks": names, "pca": None}})
+    with pytest.raises(UserError, match="name .fused. instead of .diffusion."):
+        Learned().check_extractor(fused, unet)
+
+
+def test_sampling_refuses_them_at_once(sd1):
+    with pytest.raises(UserError, match="were trained on other descriptors"):
+        tiny_sampler(sd1, matcher=Learned())
 
 
 def test_the_shipped_weights_find_an_image_in_itself():
