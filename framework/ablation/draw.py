@@ -200,7 +200,12 @@ def note_time(folder: Path, batch: Batch, began: float, seconds: float, device: 
         "threads": torch.get_num_threads(),
         "process": os.getpid(),
     }
-    write_atomic(folder / LOG / "batches" / f"{batch.id}.json", json.dumps(said) + "\n")
+    write_atomic(batch_note(folder, batch), json.dumps(said) + "\n")
+
+
+def batch_note(folder: Path, batch: Batch) -> Path:
+    """Where :func:`note_time` writes."""
+    return folder / LOG / "batches" / f"{batch.id}.json"
 
 
 def reset_memory(device: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from framework.ablation.cells import Cell, slug
 from framework.ablation.folder import CELLS, PLAN, read_plan, whole
+from framework.ablation.log import log_scores
 from framework.ablation.plan import Plan
 from framework.ablation.results import Results, summarise
 from framework.ablation.tables import (
@@ -49,6 +50,7 @@ def evaluate_run(
     changes: Mapping[str, Any] | None = None,
     device: str = "cpu",
     report: bool = True,
+    log: str | None = None,
 ) -> list[Results]:
     """Score a run folder and write tables, plots and the report.
 
@@ -59,6 +61,7 @@ def evaluate_run(
         changes: options of the evaluation other than the run's own, e.g. another encoder.
         device: where the encoders run.
         report: whether ``report.html`` is written.
+        log: ``csv``, ``tensorboard`` or ``none``; default the plan's, else ``csv``.
 
     Returns:
         One for each protocol.
@@ -91,6 +94,7 @@ def evaluate_run(
     costs = cost_rows(folder, list(said["variants"]))
     if costs:
         write_atomic(folder / "results" / "costs.csv", csv_text(costs))
+    log_scores(found, folder, log or (run.run.log if run else "csv"))
     if report:
         from framework.report import write_report
 

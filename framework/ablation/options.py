@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from framework.loggers import KINDS
 from framework.options import PartConfig, option
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -27,4 +28,5 @@ class RunConfig(PartConfig):
     weights: str | None = option(
         None, "folder of learned weights, shared between runs; null: in the run folder"
     )
+    log: str = option("csv", "log of progress and scores, below log/", choices=KINDS)
     matches: int = option(16, "matches kept with each picture for the report; 0: none", low=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from framework.ablation.batches import Batch
 from framework.ablation.folder import WEIGHTS, missing, open_folder, plan_batches
+from framework.ablation.log import Progress, drawing_logger
 from framework.ablation.options import RunConfig
 from framework.ablation.plan import Plan
 from framework.ablation.predict import AblationModule, PictureWriter
@@ -53,7 +53,10 @@ def run_plan(plan: Plan, folder: Path, batches: Sequence[Batch] | None = None) -
     rank_zero_info(f"{cells} of {len(plan.cells)} pictures to draw", logger)
     weights = Path(plan.run.weights).expanduser() if plan.run.weights else folder / WEIGHTS
     module = AblationModule(plan, folder, weights, todo)
-    trainer = make_trainer(plan.run, folder, len(todo), [PictureWriter(folder, plan.run.matches)])
+    there = len(plan.cells) - cells
+    callbacks = [PictureWriter(folder, plan.run.matches), Progress(folder, todo, there)]
+    curve = drawing_logger(plan.run.log, folder, there)
+    trainer = make_trainer(plan.run, folder, len(todo), callbacks, curve)
     trainer.predict(module, return_predictions=False)
     left = missing(folder, todo)
     if left and trainer.world_size == 1:
@@ -65,7 +68,11 @@ def run_plan(plan: Plan, folder: Path, batches: Sequence[Batch] | None = None) -
 
 
 def make_trainer(
-    run: RunConfig, folder: Path, items: int, callbacks: Sequence[Callback] = ()
+    run: RunConfig,
+    folder: Path,
+    items: int,
+    callbacks: Sequence[Callback] = (),
+    curve: Any = False,
 ) -> pl.Trainer:
     """A trainer for predicting.
 
@@ -74,6 +81,7 @@ def make_trainer(
         folder: for what Lightning itself might write.
         items: how many there are; no more processes than that are started.
         callbacks: of the trainer.
+        curve: the trainer's logger; False for none.
 
     Raises:
         UserError: Lightning refuses the combination.
@@ -90,7 +98,7 @@ def make_trainer(
             strategy=strategy,
             precision=run.precision,  # type: ignore[arg-type]
             callbacks=list(callbacks),
-            logger=False,
+            logger=curve,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress_enabled(),
@@ -131,11 +139,6 @@ def first_rank() -> bool:
     """Whether this process is the one of a run that speaks and scores."""
     ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
-
-
-def with_run(plan: Plan, **changes: Any) -> Plan:
-    """The same plan, run otherwise."""
-    return replace(plan, run=replace(plan.run, **changes))
 
 
 def _several(devices: Any, nodes: int) -> bool:

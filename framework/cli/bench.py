@@ -4,10 +4,14 @@ FLOPs (torch's counter), U-Net rows and memory are counted without computing, ex
 a few steps, as every step of one kind costs the same. Time is measured in whole runs, on the
 configured model. The second model has random weights and Stable Diffusion 1.5's true dimensions.
 
+With --processes it measures something else: how many images a second so many processes of an
+ablation draw together, each with one thread, once all are running.
+
 examples:
   dreammatcher bench
   dreammatcher bench --models configured --targets 8 --repeats 3
   dreammatcher bench --models sd15 --time none
+  dreammatcher bench --processes 1,2
   dreammatcher bench --models configured --config models/sd1 model.path=FOLDER --time all
 """
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models", nargs="+", choices=MODELS, default=list(MODELS), help="default: both"
     )
     parser.add_argument(
-        "--targets", nargs="+", type=int, metavar="N", default=list(TARGETS),
-        help="images drawn together (default 1 4 8)",
+        "--targets", nargs="+", type=int, metavar="N",
+        help="images drawn together (default 1 4 8; one number, 4, with --processes)",
     )  # fmt: skip
     parser.add_argument(
         "--steps", type=int, metavar="T", help="sampling steps (default: configured)"
@@ -50,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time", choices=TIMED, default=TIMED[0],
         help="whose time is measured; the large model's takes hours without a GPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--processes", metavar="N,...",
+        help="measure the throughput of so many processes instead, e.g. 1,2",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batches", type=int, metavar="N",
+        help="with --processes: batches a process draws at most, its first not counted (default 5)",
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=2, help="timed runs, the least counts")
     parser.add_argument("--output", metavar="DIR", help=f"where results go (default {OUTPUT})")
@@ -59,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, write, print."""
     config = config_of(args)
+    if args.processes is not None:
+        return run_throughput(config, args)
+    if args.batches is not None:
+        raise UserError("--batches says how long --processes measures; give both or neither.")
+    args.targets = list(TARGETS) if args.targets is None else args.targets
     for number in args.targets:
         check_range("--targets", number, 1, 64)
     check_range("--repeats", args.repeats, 1)
@@ -93,6 +111,46 @@ def run(args: argparse.Namespace) -> int:
     for line in lines:
         console.print(line)
     print(f"{folder / 'bench.json'} and {folder / 'table.md'}")
+    return 0
+
+
+def run_throughput(config: Config, args: argparse.Namespace) -> int:
+    """Measure, write, print how fast several processes draw."""
+    from dataclasses import asdict
+
+    from framework.ablation import throughput
+    from framework.atomic import write_atomic
+
+    try:
+        processes = sorted(int(word) for word in args.processes.split(","))
+    except ValueError as error:
+        raise UserError(
+            f"--processes is '{args.processes}'; expected numbers with commas between, e.g. 1,2."
+        ) from error
+    for number in processes:
+        check_range("--processes", number, 1, 64)
+    if len(set(processes)) < len(processes):
+        raise UserError(f"--processes has a number twice: {args.processes}; give each once.")
+    if args.targets is not None and len(args.targets) > 1:
+        raise UserError(f"--targets is {args.targets}; with --processes give one number.")
+    pictures = args.targets[0] if args.targets else throughput.PICTURES
+    check_range("--targets", pictures, 1, 64)
+    batches = throughput.BATCHES if args.batches is None else args.batches
+    check_range("--batches", batches, 2)
+    if args.steps is not None:
+        check_range("--steps", args.steps, 1, 1000)
+        config = replace(config, sampler=replace(config.sampler, num_inference_steps=args.steps))
+    plan = throughput.throughput_plan(config, batches * max(processes), pictures)
+    speeds = []
+    for number in processes:
+        logger.info("Drawing with %d process(es) ...", number)
+        speeds.append(throughput.measure(plan, number))
+    folder = Path(args.output or config.output or OUTPUT).expanduser()
+    told = [throughput.table(speeds), throughput.verdict(speeds)]
+    about = {"speeds": [asdict(each) for each in speeds], "verdict": told[1]}
+    write_atomic(folder / "throughput.json", json.dumps(about, indent=2) + "\n")
+    print("\n".join(filter(None, told)))
+    print(folder / "throughput.json")
     return 0
 
 

@@ -8,19 +8,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader
 
 from framework.errors import UserError
+from framework.loggers import make_logger
 from framework.training.callbacks import (
     AtomicCheckpointIO,
     Averaging,
@@ -119,7 +118,9 @@ def fit(
             gradient_clip_val=optimization.gradient_clip,
             callbacks=callbacks,
             plugins=[LightningEnvironment(), AtomicCheckpointIO()],
-            logger=_logger(recording.logger, folder, start),
+            logger=make_logger(
+                recording.logger, folder, "logs", f"from-{start:06d}", "personalizer.logger"
+            ),
             log_every_n_steps=recording.log_every,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -143,32 +144,6 @@ def fit(
 def is_main() -> bool:
     """Whether this process writes results: the first of several that train together."""
     return int(rank_zero_only.rank or 0) == 0
-
-
-def _logger(kind: str, folder: Path, start: int) -> Any:
-    """Lightning's logger; a part of the curve for every start."""
-    place: dict[str, Any] = {"name": "logs", "version": f"from-{start:06d}"}
-    if kind == "csv":
-        return CSVLogger(folder, **place)
-    if kind == "none":
-        return False
-    check_logger(kind)
-    from pytorch_lightning.loggers import TensorBoardLogger
-
-    return TensorBoardLogger(folder, **place)
-
-
-def check_logger(kind: str) -> None:
-    """Refuse a logger whose package is not there.
-
-    Raises:
-        UserError: TensorBoard is not installed.
-    """
-    if kind == "tensorboard" and find_spec("tensorboard") is None:
-        raise UserError(
-            "personalizer.logger is 'tensorboard', which is not installed: "
-            "pip install 'dreammatcher[tensorboard]', or use personalizer.logger=csv."
-        )
 
 
 def choose_precision(precision: str, weights: torch.dtype, device: torch.device) -> str:

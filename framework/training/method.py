@@ -89,7 +89,8 @@ class TrainedPersonalizer(Personalizer):
 
     def check(self, pipe: Any, concept: Concept) -> None:
         """Refuse words, a size, a precision or devices that cannot be used."""
-        from framework.training.loop import check_devices, check_logger, choose_precision
+        from framework.loggers import check_logger
+        from framework.training.loop import check_devices, choose_precision
         from framework.training.objective import Objective
 
         config, model = self.config, TextToImageModel(pipe)
@@ -106,7 +107,7 @@ class TrainedPersonalizer(Personalizer):
                 "personalizer.precision=bf16."
             )
         check_devices(config.devices, model.device)
-        check_logger(config.logger)
+        check_logger(config.logger, "personalizer.logger")
         self._check_length(pipe, concept, self.prompts(pipe, concept))
 
     def train(self, pipe: Any, concept: Concept, folder: Path, *, seed: int = 0) -> Path:

@@ -1,9 +1,12 @@
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,10 +114,36 @@ def test_the_command_draws_scores_and_tabulates(world, tmp_path, capsys):
         assert (tmp_path / "run" / "results" / "corrected" / name).stat().st_size
     rows = (tmp_path / "run" / "scores" / "corrected.csv").read_text().splitlines()
     assert len(rows) == 9
+    log = tmp_path / "run" / "log"
+    drawn = list(csv.DictReader((log / "drawing" / "from-000000" / "metrics.csv").open()))
+    assert [row["pictures"] for row in drawn] == ["2", "4", "6", "8"]
+    assert all(float(row["pictures_a_minute"]) > 0 for row in drawn)
+    (means,) = csv.DictReader((log / "scores" / "corrected" / "ours" / "metrics.csv").open())
+    table = list(csv.DictReader((log.parent / "results" / "corrected" / "table.csv").open()))
+    (mean,) = (r["mean"] for r in table if (r["variant"], r["score"]) == ("ours", "identity"))
+    assert float(means["I_DINO"]) == float(mean)
     stamp = (tmp_path / "run" / "images").stat().st_mtime_ns
     assert main(["evaluate", str(tmp_path / "run"), "--protocol", "official"]) == 0
     assert (tmp_path / "run" / "results" / "official" / "table.md").is_file()
     assert (tmp_path / "run" / "images").stat().st_mtime_ns == stamp
+
+
+def test_a_log_for_tensorboard(done, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    plan, folder = done
+    shutil.copytree(folder, tmp_path / "run")
+    for cell in plan.cells[:2]:
+        (tmp_path / "run" / cell.file).unlink()
+    plan = replace(plan, run=replace(plan.run, log="tensorboard"))
+    run_plan(plan, tmp_path / "run")
+    log = tmp_path / "run" / "log"
+    curve = events.EventAccumulator(str(log / "drawing" / "from-000006")).Reload()
+    assert [(e.step, e.value) for e in curve.Scalars("pictures")] == [(8, 8.0)]
+    for _ in range(2):  # the second replaces the first
+        found = evaluate_run(plan, tmp_path / "run", report=False)
+        told = events.EventAccumulator(str(log / "scores" / "corrected" / "ours")).Reload()
+        (value,) = (e.value for e in told.Scalars("I_DINO"))
+        assert value == pytest.approx(found[0].entries["ours"]["identity"].mean.mean)
 
 
 def command(file: Path, output: Path, *words: str) -> list[str]:
