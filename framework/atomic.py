@@ -73,7 +73,10 @@ def _worded(target: Path, temporary: Path) -> Iterator[None]:
     """Turn the operating system's refusals about this file into plain words."""
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as raised:
+        error = raised if isinstance(raised, OSError) else _met_while(raised)
+        if error is None:
+            raise
         about = None if error.filename is None else Path(str(error.filename))
         ours = about is None or about in (temporary, target, *target.parents)
         if error.errno in _FULL:
@@ -112,6 +115,12 @@ def plain_disk_errors(target: Path) -> Iterator[None]:
                 "folder; nothing of it was kept."
             ) from error
         raise
+
+
+def _met_while(raised: BaseException) -> OSError | None:
+    """The full disk behind an error that came of it; torch.save raises one of its own."""
+    found = raised.__context__
+    return found if isinstance(found, OSError) and found.errno in _FULL else None
 
 
 def _reachable(folder: Path) -> bool:

@@ -133,7 +133,8 @@ def load_config(
     Args:
         source: a file, the name of a shipped configuration, a mapping (merged over the default),
             several of these (later ones win), or None for the default.
-        overrides: ``key=value`` pairs, applied last.
+        overrides: ``key=value`` pairs, applied last; those that name a part before the others, so
+            that ``matcher.tau=1 matcher=mine`` keeps the option.
 
     Raises:
         UserError: an unknown key, part or type (with the nearest valid name), a value out of range.
@@ -147,9 +148,19 @@ def load_config(
         merged = _layer(sources[0] if sources else None, first=True)
         for item in sources[1:]:
             merged = merge(merged, _layer(item), REGISTRIES)
-    for text in overrides:
-        merged = merge(merged, from_override(text), REGISTRIES)
+    for layer in _names_first([from_override(text) for text in overrides]):
+        merged = merge(merged, layer, REGISTRIES)
     return _typed(merged)
+
+
+def _names_first(layers: list[Layer]) -> list[Layer]:
+    """Overrides with those that name a part first, so that no option is lost by their order."""
+
+    def names(layer: Layer) -> bool:
+        ((key, value),) = layer.items()
+        return key in REGISTRIES and (not isinstance(value, Mapping) or "name" in value)
+
+    return sorted(layers, key=lambda layer: not names(layer))
 
 
 def to_plain(config: Config) -> Layer:

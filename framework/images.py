@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,8 @@ from framework.errors import UserError
 #: Files that may lie among the pictures; hidden files and subfolders may, too.
 IGNORED = ("concept.yaml", "metadata.json", "Thumbs.db", "desktop.ini")
 MINIMUM_SIDE = 16
+
+logger = logging.getLogger(__name__)
 
 
 def load_images(folder: str | Path) -> list[tuple[Path, Image.Image]]:
@@ -46,8 +49,15 @@ def load_images(folder: str | Path) -> list[tuple[Path, Image.Image]]:
         files = sorted(entry for entry in path.iterdir() if _counts(entry))
     except PermissionError as error:
         raise UserError(f"The folder '{path}' may not be read: {error.strerror}.") from error
+    inside = sorted(entry.name for entry in path.iterdir() if _is_open_folder(entry))
+    if files and inside:
+        logger.warning(
+            "The folder '%s' has the folder '%s' in it, which is not read; pictures lie beside "
+            "each other.",
+            path,
+            inside[0],
+        )
     if not files:
-        inside = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
         hint = (
             f" It has the folder '{inside[0]}' in it; perhaps that one is meant." if inside else ""
         )
@@ -133,6 +143,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _counts(entry: Path) -> bool:
     return not (entry.name.startswith(".") or entry.name in IGNORED or entry.is_dir())
+
+
+def _is_open_folder(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith((".", "__"))
 
 
 def _unreadable(path: Path) -> str:

@@ -48,6 +48,9 @@ class CustomDiffusionConfig(PriorConfig):
     templates: list[str] = option(["custom"], "sets such as 'custom', or sentences with {}")
     initializer: str | None = option(None, "words the new one starts from; null: the class name")
     queries: bool = option(False, "also train cross-attention's queries and outputs")
+    random_resize: bool = option(
+        True, "show pictures in several sizes, with words for them, the loss inside them alone"
+    )
     prior_images: int = option(200, "how many class images", low=1)
     prior_template: str = option("photo of a {}", "their prompt; {} is the class name")
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from framework.atomic import atomic_path, write_atomic
 from framework.errors import UserError
@@ -72,8 +73,13 @@ def test_a_really_full_device(tmp_path):
         with Path("/dev/full").open("wb", buffering=0) as stream:
             stream.write(b"x")
 
-    with pytest.raises(UserError, match="disk is full"):
-        write_atomic(tmp_path / "file", fill)
+    def save(file):  # torch raises an error of its own when the file's is on its way
+        with Path("/dev/full").open("wb", buffering=0) as stream:
+            torch.save({"a": torch.zeros(10_000)}, stream)
+
+    for content in (fill, save):
+        with pytest.raises(UserError, match="disk is full"):
+            write_atomic(tmp_path / "file", content)
 
 
 def test_a_file_where_a_folder_is_needed(tmp_path):

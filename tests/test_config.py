@@ -127,6 +127,15 @@ def test_values_of_overrides():
     assert config.model.path == "a=b"
 
 
+def test_no_option_is_lost_by_the_order_of_overrides():
+    options = ["personalizer.steps=7", "matcher.cycle_threshold=0.2"]
+    names = ["personalizer=dreambooth", "matcher.name=cycle_argmax"]
+    config = load_config(None, options + names)
+    assert config == load_config(None, names + options)
+    assert (config.personalizer["name"], config.personalizer["steps"]) == ("dreambooth", 7)
+    assert "Did you mean" in refusal(None, "matcher.cycle_treshold=0.2", "matcher=cycle_argmax")
+
+
 def test_parts_are_built_with_their_options():
     config = load_config(None, ["matcher.cycle_threshold=0.25"])
     assert config.part("matcher").config.cycle_threshold == 0.25

@@ -141,13 +141,14 @@ def test_too_large_image_is_named(tmp_path, monkeypatch):
     assert "a.png' is too large" in refused(tmp_path)
 
 
-def test_a_folder_in_a_folder_is_hinted_at(tmp_path):
+def test_a_folder_in_a_folder_is_hinted_at(tmp_path, caplog):
     (tmp_path / "photos" / "mug").mkdir(parents=True)
     with pytest.raises(UserError, match="folder 'mug' in it"):
         load_images(tmp_path / "photos")
     Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "0.png")
     (tmp_path / "photos" / "Thumbs.db").write_bytes(b"x")
     assert len(load_images(tmp_path / "photos")) == 1
+    assert "the folder 'mug' in it, which is not read" in caplog.text
 
 
 def test_a_heic_picture_is_named_with_what_reads_it(tmp_path):

@@ -93,6 +93,8 @@ class Averaging(EachUpdate):
 class Checkpoints(EachUpdate):
     """A checkpoint every so many updates and at the end, the latest ones kept.
 
+    What is not finite is not kept: the last checkpoint is a good one.
+
     Args:
         folder: where they go, as ``step-000100.ckpt``.
         every: updates between them.
@@ -106,6 +108,7 @@ class Checkpoints(EachUpdate):
         """Save when it is time."""
         step = trainer.global_step
         if step % self.every == 0 or step >= system.optimization.steps:
+            system.check_finite()
             trainer.save_checkpoint(self.folder / f"step-{step:06d}.ckpt")
             if trainer.is_global_zero:
                 for path in list_checkpoints(self.folder)[self.keep :]:

@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import IterableDataset
 
 from framework.model import TextToImageModel
-from framework.preprocess import prepare_image
-
-#: Places a picture that is not square is cut at, with ``crop: random``.
-RANDOM_CROPS = 4
+from framework.training.views import View, mirrored, resized, views
 
 
 @dataclass  # not frozen: Lightning fills a copy with the moved tensors
@@ -33,6 +31,9 @@ class Batch:
         timesteps: diffusion times, (b,), int64.
         prompts: b sentences, the concept filled in.
         shares: what each element's loss counts for, (b,); None: 1 / b each.
+        frames: height and width of each original picture, top and left of the square in the resized
+            one, (b, 4), in pixels; None: whole pictures of the model's size.
+        valid: where the loss counts, (b, 1, h, w) in {0, 1}; None: everywhere.
     """
 
     latents: Tensor
@@ -40,6 +41,8 @@ class Batch:
     timesteps: Tensor
     prompts: list[str]
     shares: Tensor | None = None
+    frames: Tensor | None = None
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,16 @@ class CachedLatents:
     Attributes:
         mean: (n, C, h, w) float32 on the CPU; with mirroring, the mirrored images follow.
         std: likewise; zero where the mean is to be used.
+        frames: (n, 4), see :class:`Batch`; None for whole pictures.
+        valid: (n, 1, h, w), see :class:`Batch`; None: everywhere.
+        notes: words before the prompt of each, or ``""``; none at all for no picture.
     """
 
     mean: Tensor
     std: Tensor
+    frames: Tensor | None = None
+    valid: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,39 +81,6 @@ class Prior:
     weight: float
 
 
-def views(
-    image: Image.Image, height: int, width: int, crop: str, seed: int = 0
-) -> list[torch.Tensor]:
-    """A picture as the model's squares.
-
-    Args:
-        image: the picture.
-        height: rows in pixels.
-        width: columns.
-        crop: ``center``; ``stretch``; or ``random``: :data:`RANDOM_CROPS` places along its longer
-            side, or the picture itself where it has the model's shape already.
-        seed: of the random places.
-
-    Returns:
-        (1, 3, height, width) each, in [-1, 1].
-    """
-    if crop != "random":
-        mode = "stretch" if crop == "stretch" else "crop"
-        return [prepare_image(image, height, width, mode)]
-    ratio = max(height / image.height, width / image.width)
-    size = max(width, round(image.width * ratio)), max(height, round(image.height * ratio))
-    slack = size[0] - width, size[1] - height
-    if max(slack) == 0:
-        return [prepare_image(image, height, width)]
-    covered = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    rng = np.random.default_rng([seed % 2**64, 3])
-    corners = [[int(rng.integers(0, room + 1)) for room in slack] for _ in range(RANDOM_CROPS)]
-    return [
-        prepare_image(covered.crop((left, top, left + width, top + height)), height, width)
-        for left, top in corners
-    ]
-
-
 @torch.no_grad()
 def cache_latents(
     model: TextToImageModel,
@@ -116,6 +92,8 @@ def cache_latents(
     mirror: bool = False,
     crop: str = "center",
     seed: int = 0,
+    sizes: int = 1,
+    notes: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> CachedLatents:
     """Encode the references, one by one.
 
@@ -128,25 +106,33 @@ def cache_latents(
         width: columns.
         sample: keep the posterior's spread, so that each batch draws from it.
         mirror: also encode every picture mirrored left to right.
-        crop: see :func:`views`.
-        seed: of random crops.
+        crop: see :func:`framework.training.views.views`.
+        seed: of random crops and sizes.
+        sizes: more than one: every square in so many sizes instead.
+        notes: words for small and large ones; see :func:`framework.training.views.resized`.
     """
     pipe: Any = model.pipe
     vae = pipe.vae
     dtype = vae.dtype
     upcast = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
-    pictures = [
-        view
+    squares = [
+        square
         for index, image in enumerate(images)
-        for view in views(image, height, width, crop, seed + index)
+        for square in views(image, height, width, crop, seed + index)
     ]
+    if sizes > 1:
+        squares = [
+            each
+            for index, square in enumerate(squares)
+            for each in resized(square, sizes, seed + index, notes)
+        ]
     if mirror:
-        pictures += [picture.flip(-1) for picture in pictures]
+        squares += [mirrored(square) for square in squares]
     try:
         if upcast:
             vae.to(torch.float32)
         posteriors = [
-            vae.encode(picture.to(model.device, vae.dtype)).latent_dist for picture in pictures
+            vae.encode(square.pixels.to(model.device, vae.dtype)).latent_dist for square in squares
         ]
     finally:
         if upcast:
@@ -155,7 +141,28 @@ def cache_latents(
     scale = vae.config.scaling_factor
     mean = torch.cat([(p.mean.float().cpu() - shift) * scale for p in posteriors])
     std = torch.cat([p.std.float().cpu() * scale for p in posteriors])
-    return CachedLatents(mean, std if sample else torch.zeros_like(std))
+    return CachedLatents(
+        mean,
+        std if sample else torch.zeros_like(std),
+        torch.tensor([square.frame for square in squares]),
+        _cells(squares, mean),
+        tuple(square.note for square in squares),
+    )
+
+
+def _cells(squares: Sequence[View], latents: Tensor) -> Tensor | None:
+    """Latent cells that lie in the picture altogether, (n, 1, h, w); None: all of them do."""
+    if all(square.valid is None for square in squares):
+        return None
+    size = tuple(latents.shape[-2:])
+    return torch.cat(
+        [
+            latents.new_ones(1, 1, *size)
+            if square.valid is None
+            else (adaptive_avg_pool2d(square.valid, size) >= 1).float()
+            for square in squares
+        ]
+    )
 
 
 class ConceptBatches(IterableDataset):
@@ -206,7 +213,10 @@ class ConceptBatches(IterableDataset):
         stream = _generator(self.seed, 0, step)
         own = self._drawn(self.latents, self.batch_size, step, stream, 1)
         chosen = torch.randint(len(self.prompts), (self.batch_size,), generator=stream)
-        own.prompts = [self.prompts[index] for index in chosen.tolist()]
+        own.prompts = [
+            f"{note} {self.prompts[index]}".strip()
+            for note, index in zip(own.prompts, chosen.tolist(), strict=True)
+        ]
         if self.prior is None:
             return own
         prior, size = self.prior, self.prior.batch_size
@@ -216,6 +226,8 @@ class ConceptBatches(IterableDataset):
             noise=torch.cat([own.noise, other.noise]),
             timesteps=torch.cat([own.timesteps, other.timesteps]),
             prompts=own.prompts + [prior.prompt] * size,
+            frames=_joined(own.frames, other.frames),
+            valid=_joined(own.valid, other.valid, len(other.latents)),
             shares=torch.cat(
                 [
                     torch.full((self.batch_size,), 1 / self.batch_size),
@@ -227,7 +239,7 @@ class ConceptBatches(IterableDataset):
     def _drawn(
         self, latents: CachedLatents, size: int, step: int, stream: torch.Generator, order: int
     ) -> Batch:
-        """Latents, noise and diffusion times of some pictures; prompts are left empty."""
+        """Everything of some pictures but their prompts, in whose place their notes are."""
         shape = latents.mean.shape[1:]
         places = range(step * size, (step + 1) * size)
         rows = torch.tensor([self._row(len(latents.mean), place, order) for place in places])
@@ -240,13 +252,24 @@ class ConceptBatches(IterableDataset):
             latents=latents.mean[rows] + latents.std[rows] * spread,
             noise=noise,
             timesteps=(position * self.timesteps).long().clamp_max(self.timesteps - 1),
-            prompts=[],
+            prompts=[latents.notes[row] if latents.notes else "" for row in rows.tolist()],
+            frames=None if latents.frames is None else latents.frames[rows],
+            valid=None if latents.valid is None else latents.valid[rows],
         )
 
     def _row(self, count: int, place: int, order: int) -> int:
         """Which picture stands at a place of the endless sequence of shuffled rounds."""
         shuffled = torch.randperm(count, generator=_generator(self.seed, order, place // count))
         return int(shuffled[place % count])
+
+
+def _joined(first: Tensor | None, second: Tensor | None, more: int = 0) -> Tensor | None:
+    """Two parts of a batch as one; ``more`` rows of ones for a second that is missing."""
+    if first is None:
+        return None
+    if second is None:
+        second = first.new_ones(more, *first.shape[1:])
+    return torch.cat([first, second])
 
 
 def _generator(*words: int) -> torch.Generator:

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader
 
+from framework.atomic import plain_disk_errors
 from framework.errors import UserError
 from framework.loggers import make_logger
 from framework.training.callbacks import (
@@ -130,7 +131,7 @@ def fit(
         # A generator of its own: the loader would otherwise draw from the global one.
         loader = DataLoader(batches, batch_size=None, generator=torch.Generator())
         try:
-            with _interruptible():
+            with _interruptible(), plain_disk_errors(folder):
                 ckpt = found[0] if found else None
                 trainer.fit(system, loader, ckpt_path=ckpt, weights_only=True)
         except Diverged as error:

@@ -108,7 +108,9 @@ class TrainedPersonalizer(Personalizer):
             )
         check_devices(config.devices, model.device)
         check_logger(config.logger, "personalizer.logger")
-        self._check_length(pipe, concept, self.prompts(pipe, concept))
+        notes = ["", *(text for texts in self._notes(pipe) for text in texts)]
+        prompts = self.prompts(pipe, concept)
+        self._check_length(pipe, concept, [f"{a} {b}".strip() for a in notes for b in prompts])
 
     def train(self, pipe: Any, concept: Concept, folder: Path, *, seed: int = 0) -> Path:
         """Learn the concept; goes on from the folder's checkpoints if there are any.
@@ -163,6 +165,14 @@ class TrainedPersonalizer(Personalizer):
     def _side(self, model: TextToImageModel) -> int:
         return self.config.resolution or model.image_size
 
+    def _notes(self, pipe: Any) -> tuple[list[str], list[str]]:
+        """Words for pictures shown small and large; none without ``random_resize``."""
+        from framework.training.views import known_notes
+
+        if not self.config.random_resize:
+            return [], []
+        return known_notes([tower.tokenizer(pipe) for tower in towers(pipe)])
+
     def _check_length(self, pipe: Any, concept: Concept, prompts: list[str]) -> None:
         """Refuse words that do not fit: a cut-off prompt would train on something else."""
         for tower in towers(pipe):
@@ -215,6 +225,7 @@ class TrainedPersonalizer(Personalizer):
         from framework.training.loop import Recording, fit
         from framework.training.objective import Objective
         from framework.training.system import DenoisingSystem, Optimization
+        from framework.training.views import RANDOM_SIZES
 
         config, side = self.config, self._side(model)
         objective = Objective.of(model.pipe, config.min_snr, config.prediction)
@@ -227,6 +238,8 @@ class TrainedPersonalizer(Personalizer):
             mirror=config.mirror,
             crop=config.crop,
             seed=seed,
+            sizes=RANDOM_SIZES if config.random_resize else 1,
+            notes=self._notes(model.pipe),
         )
         batches = ConceptBatches(
             latents,

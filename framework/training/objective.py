@@ -75,7 +75,12 @@ class Objective:
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Scalar float32 loss of a model output (b, C, h, w)."""
-        error = (output.float() - self.target(batch).float()).square().mean(dim=(1, 2, 3))
+        error = (output.float() - self.target(batch).float()).square()
+        if batch.valid is None:
+            error = error.mean(dim=(1, 2, 3))
+        else:
+            cells = batch.valid.sum(dim=(1, 2, 3)).clamp_min(1.0)
+            error = (error.mean(dim=1, keepdim=True) * batch.valid).sum(dim=(1, 2, 3)) / cells
         weighted = self.weights(batch) * error
         return weighted.mean() if batch.shares is None else (batch.shares * weighted).sum()
 

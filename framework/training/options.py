@@ -57,6 +57,9 @@ class TrainingConfig(PartConfig):
         "how a picture becomes square: centre crop, several random crops, or stretched",
         choices=("center", "random", "stretch"),
     )
+    random_resize: bool = option(
+        False, "show pictures in several sizes, with words for them, the loss inside them alone"
+    )
     precision: str = option(
         "auto", "of computing; auto: as the weights", choices=("auto", "32", "bf16", "16")
     )

@@ -115,7 +115,7 @@ class DenoisingSystem(pl.LightningModule):
             Diverged: it is not finite.
         """
         noisy = self._objective.noisy(batch)
-        condition = encode_prompts(self._model, batch.prompts, *self._size)
+        condition = encode_prompts(self._model, batch.prompts, *self._size, batch.frames)
         output = self._model.denoise(noisy, batch.timesteps, condition)
         loss = self._objective.loss(output, batch)
         # Of several processes one alone must not stop: there the gradient, which all share, tells.
@@ -153,6 +153,16 @@ class DenoisingSystem(pl.LightningModule):
         if not scaled and not torch.isfinite(norm):
             raise Diverged(self.global_step, f"the gradient's norm is {norm.item()}")
 
+    def check_finite(self) -> None:
+        """Look at what was trained before it is kept.
+
+        Raises:
+            Diverged: some of it is not finite.
+        """
+        for name, parameter in self.trained.items():
+            if not torch.isfinite(parameter).all():
+                raise Diverged(self.global_step - 1, f"{name.replace('/', '.')} is not finite")
+
     def configure_optimizers(self) -> Any:
         """AdamW with a learning rate that is a function of the step."""
         options = self.optimization
@@ -184,9 +194,21 @@ class DenoisingSystem(pl.LightningModule):
 
 
 def encode_prompts(
-    model: TextToImageModel, prompts: list[str], height: int, width: int
+    model: TextToImageModel,
+    prompts: list[str],
+    height: int,
+    width: int,
+    frames: Tensor | None = None,
 ) -> Condition:
-    """Text condition of some prompts, one row each, through which gradients flow."""
+    """Text condition of some prompts, one row each, through which gradients flow.
+
+    Args:
+        model: the pipeline.
+        prompts: b sentences.
+        height: rows of the training pictures in pixels.
+        width: columns.
+        frames: see :class:`framework.training.data.Batch`; Stable Diffusion XL is told.
+    """
     pipe: Any = model.pipe
     encoded = pipe.encode_prompt(
         prompt=list(prompts),
@@ -197,5 +219,7 @@ def encode_prompts(
     if not model.is_xl:
         return Condition(encoded[0])
     embeds, _, pooled, _ = encoded
-    sizes = embeds.new_tensor([[height, width, 0, 0, height, width]]).expand(len(prompts), -1)
+    sizes = embeds.new_tensor([[height, width, 0, 0, height, width]]).repeat(len(prompts), 1)
+    if frames is not None:
+        sizes[:, :4] = frames.to(sizes)
     return Condition(embeds, {"text_embeds": pooled, "time_ids": sizes})

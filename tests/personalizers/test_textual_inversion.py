@@ -159,6 +159,14 @@ def test_another_training_does_not_go_on_here(sd1, tmp_path):
         train(sd1, tmp_path, concept=fewer)
 
 
+def test_what_is_not_finite_is_not_kept(sd1, tmp_path):
+    """A step so large that the rows leave float32: neither a checkpoint nor a result."""
+    with pytest.raises(UserError, match=r"step 0: clip_l is not finite"):
+        train(sd1, tmp_path, learning_rate=1e30, weight_decay=1e20, steps=1)
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_divergence_stops_at_once(sd1, tmp_path, monkeypatch, where):
     original, calls = Objective.loss, []
