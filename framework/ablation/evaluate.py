@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -85,8 +86,7 @@ def evaluate_run(
     for name in protocols or said["protocols"]:
         config = protocol(name).apply(base)
         rows = score_cells(folder, cells, said["concepts"], config, name, device)
-        write_atomic(folder / "scores" / f"{name}.csv", csv_text(rows))
-        _write_parquet(folder / "scores" / f"{name}.parquet", rows)
+        write_scores(rows, folder, name)
         variants = list(said["variants"])
         results = summarise(rows, variants, said["baseline"], name, said["variants"])
         write_results(results, folder)
@@ -253,12 +253,14 @@ def _key(folder: Path, cells: Sequence[Cell], mark: str) -> str:
     return digest.hexdigest()
 
 
-def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The same as parquet, where pyarrow is installed."""
+def write_scores(rows: Sequence[Mapping[str, Any]], folder: Path, name: str) -> None:
+    """A row for each picture: ``scores/<name>.csv``, and as parquet where pyarrow is installed."""
+    path = folder / "scores" / f"{name}.csv"
+    write_atomic(path, csv_text(rows))
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         return
     table = pyarrow.Table.from_pylist([dict(row) for row in rows])
-    write_atomic(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+    write_atomic(path.with_suffix(".parquet"), partial(pyarrow.parquet.write_table, table))

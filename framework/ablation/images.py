@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from framework.ablation.evaluate import write_results
+from framework.ablation.evaluate import write_results, write_scores
 from framework.ablation.results import Results, summarise
-from framework.ablation.tables import csv_text
-from framework.atomic import write_atomic
 from framework.concepts import load_concept, read_concept_file
 from framework.config import ConceptConfig
 from framework.errors import UserError, unknown_name
@@ -94,7 +92,7 @@ def evaluate_images(
                     "file": str(file.relative_to(folder)),
                 }
                 rows.append(row | {key: scores[key][place] for key in SCORES if key in scores})
-        write_atomic(output / "scores" / f"{name}.csv", csv_text(rows))
+        write_scores(rows, output, name)
         results = summarise(rows, list(variants), first, name)
         write_results(results, output)
         found.append(results)

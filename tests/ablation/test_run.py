@@ -112,8 +112,11 @@ def test_the_command_draws_scores_and_tabulates(world, tmp_path, capsys):
     assert "8 picture(s) drawn" in told and "ours" in told
     for name in ("table.txt", "table.md", "table.tex", "table.csv", "trade_off.png"):
         assert (tmp_path / "run" / "results" / "corrected" / name).stat().st_size
-    rows = (tmp_path / "run" / "scores" / "corrected.csv").read_text().splitlines()
-    assert len(rows) == 9
+    scored = list(csv.DictReader((tmp_path / "run/scores/corrected.csv").open()))
+    assert len(scored) == 8
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (score,) = parquet.read_table(tmp_path / "run/scores/corrected.parquet", columns=["identity"])
+    assert [f"{value.as_py()}" for value in score] == [row["identity"] for row in scored]
     log = tmp_path / "run" / "log"
     drawn = list(csv.DictReader((log / "drawing" / "from-000000" / "metrics.csv").open()))
     assert [row["pictures"] for row in drawn] == ["2", "4", "6", "8"]
