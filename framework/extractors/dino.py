@@ -14,6 +14,7 @@ from framework.errors import UserError
 from framework.extractors.blocks import unit
 from framework.extractors.pca import joint_pca
 from framework.extractors.vit import DenseEncoder, load_encoder
+from framework.geometry import resize_grid
 from framework.interfaces import FeatureExtractor
 from framework.options import PartConfig, option
 from framework.registry import EXTRACTORS
@@ -103,6 +104,7 @@ class Dino(FeatureExtractor):
         return features
 
     def _describe(self, pictures: Tensor) -> Tensor:
-        """Pictures (n, 3, H, W) -> (n, h, w, D)."""
+        """Pictures (n, 3, H, W) -> (n, h, w, D), on the finest of the layers' grids."""
         grids = [unit(grid.permute(0, 2, 3, 1)) for grid in self.encoder(pictures)]
-        return torch.cat(grids, dim=-1)
+        height, width = max(grid.shape[1:3] for grid in grids)
+        return torch.cat([unit(resize_grid(grid, height, width)) for grid in grids], dim=-1)

@@ -23,6 +23,9 @@ class DenseEncoder:
         model: a timm model with ``forward_intermediates``.
         layers: indices of the blocks whose tokens are read; negative ones count from the last.
         size: shorter side the picture is resized to, in pixels; None: its own size.
+
+    Attributes:
+        fixed: (height, width) of every picture, where the network takes no other.
     """
 
     def __init__(self, model: Any, layers: list[int], size: int | None) -> None:
@@ -30,8 +33,16 @@ class DenseEncoder:
         self.layers, self.size = layers, size
         own = resolve_data_config({}, model=model)
         self.mean, self.std = (torch.tensor(own[key])[:, None, None] for key in ("mean", "std"))
-        patch = getattr(getattr(model, "patch_embed", None), "patch_size", 32)
+        embed = getattr(model, "patch_embed", None)
+        patch = getattr(embed, "patch_size", 32)
         self.patch = patch if isinstance(patch, tuple) else (patch, patch)
+        strict = getattr(embed, "strict_img_size", False) and not embed.dynamic_img_pad
+        self.fixed = tuple(embed.img_size) if strict and embed.img_size else None
+        if self.fixed is not None and size not in (None, min(self.fixed)):
+            raise UserError(
+                f"extractor.size is {size}, and this {type(model).__name__} takes pictures of "
+                f"{self.fixed} pixels only; leave size out, or choose another model."
+            )
 
     def to(self, device: torch.device) -> DenseEncoder:
         """Move the network."""
@@ -50,21 +61,33 @@ class DenseEncoder:
     def _sized(self, pictures: Tensor) -> Tensor:
         """Resize to whole patches, at least one each way, keeping the aspect ratio about."""
         height, width = pictures.shape[-2:]
+        if self.fixed is not None:
+            return self._interpolated(pictures, self.fixed)
         factor = 1.0 if self.size is None else self.size / min(height, width)
         sides = tuple(
             max(1, round(side * factor / patch)) * patch
             for side, patch in zip((height, width), self.patch, strict=True)
         )
-        if sides == (height, width):
+        return self._interpolated(pictures, sides)
+
+    def _interpolated(self, pictures: Tensor, sides: tuple[int, ...]) -> Tensor:
+        if tuple(pictures.shape[-2:]) == sides:
             return pictures
         return F.interpolate(
             pictures, size=sides, mode="bicubic", antialias=True, align_corners=False
         )
 
     def _tokens(self, pixels: Tensor) -> list[Tensor]:
-        return self.model.forward_intermediates(
-            pixels, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
-        )
+        try:
+            return self.model.forward_intermediates(
+                pixels, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
+            )
+        except AssertionError as error:  # how timm says that a network cannot do this
+            raise UserError(
+                f"extractor.model is a {type(self.model).__name__}, which gives no grids of tokens "
+                f"for pictures of {tuple(pixels.shape[-2:])} pixels: {error or 'refused'}. Choose "
+                "a plain vision transformer (DINO, DINOv2, DINOv3), or another extractor.size."
+            ) from error
 
 
 def load_encoder(

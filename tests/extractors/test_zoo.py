@@ -17,7 +17,7 @@ from framework.extractors.diffusion import DiffusionFeatures
 from framework.extractors.dift import Dift
 from framework.extractors.dino import Dino
 from framework.extractors.fused import Fused
-from framework.extractors.vit import load_encoder
+from framework.extractors.vit import DenseEncoder, load_encoder
 from framework.step import StepOutputs
 from framework.types import Layout, Reference
 
@@ -80,6 +80,34 @@ def test_families_at_other_sizes(tmp_path, unet, architecture, arguments, patch)
         features = dino(step())
     assert features.target.shape[:3] == (4, 6, 6)
     assert features.target.shape[-1] == 2 * arguments.get("embed_dim", 24)
+
+
+def test_a_network_of_one_size_sees_pictures_at_that_size(tmp_path, unet):
+    folder = tiny_folder(tmp_path, "cait_xxs24_224", img_size=48)
+    dino = Dino(model=folder)
+    with dino.attach(unet):
+        assert dino(step()).target.shape == (4, 3, 3, 24)
+    with pytest.raises(UserError, match="size is 96, and this Cait takes"):
+        Dino(model=folder, size=96).encoder  # noqa: B018
+
+
+def test_layers_of_several_grids_are_brought_to_the_finest(tmp_path, unet):
+    stages = {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 1), "window_size": 4}
+    torch.manual_seed(0)
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, img_size=64, **stages)
+    dino = Dino(layers=[0, 1])
+    dino._encoder = DenseEncoder(model, [0, 1], None)
+    with dino.attach(unet):
+        features = dino(step())
+    assert features.target.shape == (4, 16, 16, 36)
+    torch.testing.assert_close(features.target.norm(dim=-1), torch.ones(4, 16, 16))
+
+
+def test_a_network_without_grids_of_tokens_is_named(unet):
+    model = timm.create_model("hiera_tiny_224", num_classes=0, embed_dim=12, stages=(1, 1, 1, 1))
+    encoder = DenseEncoder(model, [-1], None)
+    with pytest.raises(UserError, match="is a Hiera, which gives no grids of tokens"):
+        encoder(torch.zeros(1, 3, 64, 64))
 
 
 def test_a_file_of_weights(tmp_path, unet):
