@@ -68,13 +68,8 @@ def run(args: argparse.Namespace) -> int:
         )
 
     from framework.loading import load_pipeline
-    from framework.matchbench.learn import (
-        Lessons,
-        MatchingSystem,
-        new_head,
-        task_identity,
-        train_head,
-    )
+    from framework.matchbench.learn import MatchingSystem, new_head, task_identity, train_head
+    from framework.matchbench.lessons import Lessons
     from framework.matchbench.observe import Observatory
     from framework.runs import open_run
     from framework.training.system import Optimization

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from framework.config import Config
 from framework.errors import UserError
-from framework.geometry import resize_grid
-from framework.interfaces import FeatureExtractor
-from framework.matchbench.folder import hash_of
-from framework.matchbench.measures import at_points, end_point_errors, predicted_points
-from framework.matchbench.observe import Observatory
-from framework.matchbench.pairs import Source, Target
-from framework.progress import no_progress
+from framework.matchbench.lessons import Lesson, Lessons, coarser
+from framework.matchbench.losses import lesson_losses
 from framework.training.callbacks import (
     AtomicCheckpointIO,
     Bar,
@@ -36,87 +26,7 @@ from framework.training.callbacks import (
 )
 from framework.training.quiet import quiet_lightning
 from framework.training.system import Optimization
-from matchers.learned import MatchingHead, match_projected
-
-#: A match counts as right within this share of the box; what confidence is calibrated to.
-RIGHT = 0.1
-#: Width, in cells, of the target distribution about the true match.
-SPREAD = 0.7
-#: Lessons kept to be repeated.
-REMEMBERED = 64
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Descriptors of a group at one step, and the truth.
-
-    Attributes:
-        target: (K, H, W, D).
-        reference: (K, H, W, D).
-        targets: the K targets and their points.
-    """
-
-    target: Tensor
-    reference: Tensor
-    targets: tuple[Target, ...]
-
-
-class Lessons(IterableDataset):
-    """Groups of a source, one after the other, each at a few random sampling steps; without end.
-
-    The model's work is most of the cost of a lesson, so each new one is followed by some of the
-    latest ones again.
-
-    Args:
-        observatory: shows groups to the model.
-        extractor: makes the descriptors.
-        source: groups by index, of which any may be asked for.
-        looks: steps at which each group is shown.
-        repeats: earlier lessons after each new one.
-        seed: of the noise, the steps and the repetitions.
-
-    Attributes:
-        start: lessons to pass over, where an interrupted training goes on.
-    """
-
-    def __init__(
-        self,
-        observatory: Observatory,
-        extractor: FeatureExtractor,
-        source: Source,
-        looks: int = 2,
-        repeats: int = 2,
-        seed: int = 0,
-    ) -> None:
-        self.observatory, self.extractor, self.source = observatory, extractor, source
-        self.looks, self.repeats, self.seed, self.start = looks, repeats, seed, 0
-
-    def __iter__(self) -> Iterator[Lesson]:
-        number = self.start // ((1 + self.repeats) * self.looks)
-        rng = np.random.default_rng([self.seed, number, REMEMBERED])
-        latest: deque[Lesson] = deque(maxlen=REMEMBERED)
-        while True:
-            for lesson in self.group(number):
-                latest.append(lesson)
-                yield lesson
-                for place in rng.integers(len(latest), size=self.repeats):
-                    yield latest[place]
-            number += 1
-
-    def group(self, number: int) -> Iterator[Lesson]:
-        """The lessons of one group."""
-        config, observatory = self.observatory.config, self.observatory
-        rng = np.random.default_rng([self.seed, number])
-        total = len(observatory.denoiser.timesteps)
-        steps = sorted(rng.choice(total, min(self.looks, total), replace=False).tolist())
-        group = self.source[number]
-        if "seed" in config.trajectory:  # noise of its own for every reference
-            own = hash_of(self.seed, number)
-            observatory.trajectory = config.part("trajectory", seed=own)
-        with torch.no_grad(), no_progress():
-            prepared = observatory.prepare(group, hash_of(self.seed + 1, number))
-            for look in observatory.look(prepared, self.extractor, steps):
-                yield Lesson(look.features.target, look.features.reference, group.targets)
+from matchers.learned import MatchingHead
 
 
 class MatchingSystem(pl.LightningModule):
@@ -182,97 +92,6 @@ class MatchingSystem(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the task's identity into a checkpoint."""
         checkpoint["identity"] = self.identity
-
-
-def coarser(lesson: Lesson) -> Lesson:
-    """The same on a grid of half the size."""
-    height, width = (max(1, side // 2) for side in lesson.target.shape[1:3])
-    sized = [
-        F.normalize(resize_grid(grid, height, width), dim=-1)
-        for grid in (lesson.target, lesson.reference)
-    ]
-    return Lesson(sized[0], sized[1], lesson.targets)
-
-
-def lesson_losses(
-    head: MatchingHead, lesson: Lesson, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses of one lesson.
-
-    Args:
-        head: the head.
-        lesson: the lesson.
-        size: (height, width) of the pictures in pixels.
-
-    Returns:
-        Loss of the matches, loss of the confidence, and PCK at :data:`RIGHT`; scalars.
-    """
-    shared = all(torch.equal(lesson.reference[0], row) for row in lesson.reference[1:])
-    targets = head(lesson.target)
-    references = head(lesson.reference[:1] if shared else lesson.reference)
-    references = references.expand_as(targets)
-    with torch.no_grad():
-        flow, *signs = match_projected(head, targets, references)
-    losses, logits, labels, right = [], [], [], []
-    for row, target in enumerate(lesson.targets):
-        here, there = (to_cells(p, targets, size) for p in (target.points, target.truth))
-        seen = target.visible.to(here.device)
-        if seen.any():
-            one, other = targets[row], references[row]
-            losses.append(matching_loss(head, one, other, here[seen], there[seen]))
-            losses.append(matching_loss(head, other, one, there[seen], here[seen]))
-        predicted = predicted_points(flow[row].cpu(), target.points, size)
-        scale = torch.tensor(target.scale)
-        errors = end_point_errors(predicted * scale, target.truth * scale)
-        good = ((errors <= RIGHT * target.box) & target.visible).to(here.device)
-        places = target.points.to(here.device)
-        logits.append(head.logit(*(at_points(sign[row], places, size) for sign in signs)))
-        labels.append(good.float())
-        right.append(good[seen].float())
-    nothing = targets.sum() * 0
-    found = torch.stack(losses).mean() if losses else nothing
-    logit, label = torch.cat(logits), torch.cat(labels)
-    trust = F.binary_cross_entropy_with_logits(logit, label) if len(label) else nothing
-    hits = torch.cat(right)
-    return found, trust, hits.mean() if len(hits) else nothing.detach()
-
-
-def to_cells(points: Tensor, grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pixels (P, 2) -> positions in cells of a grid (K, H, W, D), whole numbers being centres."""
-    factor = torch.tensor([grid.shape[2] / size[1], grid.shape[1] / size[0]])
-    return ((points + 0.5) * factor - 0.5).to(grid.device)
-
-
-def matching_loss(
-    head: MatchingHead, one: Tensor, other: Tensor, here: Tensor, there: Tensor
-) -> Tensor:
-    """Cross entropy of finding points of one image in the other.
-
-    Args:
-        head: gives the softmax its sharpness.
-        one: (H, W, d).
-        other: (H, W, d).
-        here: (P, 2), positions in cells of ``one``.
-        there: (P, 2), where they lie in ``other``.
-    """
-    height, width = other.shape[:2]
-    queries = F.normalize(sample(one, here), dim=-1)
-    logits = head.scale * queries @ other.flatten(0, 1).T
-    columns = torch.arange(width, device=here.device) - there[:, :1]
-    rows = torch.arange(height, device=here.device) - there[:, 1:]
-    distance = rows[:, :, None] ** 2 + columns[:, None, :] ** 2
-    wanted = (-distance.flatten(1) / (2 * SPREAD**2)).softmax(dim=-1)
-    return -(wanted * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
-
-
-def sample(grid: Tensor, positions: Tensor) -> Tensor:
-    """Bilinear look-up of (P, 2) positions, in cells, in a grid (H, W, d); (P, d)."""
-    span = positions.new_tensor([max(1, grid.shape[1] - 1), max(1, grid.shape[0] - 1)]) / 2
-    where = (positions / span - 1)[None, None]
-    found = F.grid_sample(
-        grid.movedim(-1, 0)[None], where, padding_mode="border", align_corners=True
-    )
-    return found[0, :, 0].T
 
 
 def train_head(

@@ -12,15 +12,9 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from framework.cli.main import main
-from framework.matchbench.learn import (
-    Lesson,
-    coarser,
-    lesson_losses,
-    matching_loss,
-    new_head,
-    sample,
-    to_cells,
-)
+from framework.matchbench.learn import new_head
+from framework.matchbench.lessons import Lesson, coarser
+from framework.matchbench.losses import lesson_losses, matching_loss, sample, to_cells
 from framework.matchbench.pairs import Target
 
 
