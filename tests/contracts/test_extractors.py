@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from tiny import tiny_sampler
@@ -86,6 +88,14 @@ def test_a_grid_that_is_not_square_and_no_guidance(sd1, extractor):
     assert height / width == 96 / 128
     assert trace[1].flow.shape == (1, 12, 16, 2)
     assert torch.isfinite(features.target).all()
+
+
+def test_its_signature_is_plain_and_its_own(sd1, extractor):
+    """What is learned over descriptors is kept with it as JSON."""
+    signature = extractor.signature(sd1.unet)
+    assert json.loads(json.dumps(signature)) == signature and signature["name"] == extractor.name
+    assert type(extractor)().signature(sd1.unet) == signature
+    assert not set(extractor.unsigned) & set(signature)
 
 
 def test_nothing_stays_behind(sd1, extractor):
