@@ -22,6 +22,7 @@ from framework.registry import MATCHERS
 from framework.resources import resolve_path
 from framework.typed import shown
 from framework.types import Correspondence, Masks
+from matchers.functional import window
 
 #: Trained on the embedded world; see ``framework/matchbench/README.md``.
 SHIPPED = "package:matchers/weights/embedded.safetensors"
@@ -32,11 +33,16 @@ ADVICE = (
 )
 
 
+#: What the confidence is made of, see :func:`match_projected`.
+SIGNS = 10
+
+
 class MatchingHead(nn.Module):
     """Descriptors -> descriptors that match better, and how far their matches are to be trusted.
 
-    A projection, then residual blocks that look at a neighbourhood of 5 x 5 cells each. Knows
-    nothing of the timestep: one head serves every step.
+    A projection, then residual blocks that look at a neighbourhood of 5 x 5 cells each. Before it
+    is trained the blocks add nothing and the projection, see :meth:`start_from`, keeps the
+    similarities as they are, so training begins with the matches of the descriptors themselves.
 
     Args:
         width: channels D of the descriptors that go in.
@@ -50,7 +56,21 @@ class MatchingHead(nn.Module):
         self.project = nn.Linear(width, dim)
         self.blocks = nn.ModuleList(_Block(dim) for _ in range(blocks))
         self.sharpness = nn.Parameter(torch.tensor(2.7))
-        self.trust = nn.Sequential(nn.Linear(3, 16), nn.GELU(), nn.Linear(16, 1))
+        self.trust = nn.Sequential(nn.Linear(SIGNS, 16), nn.GELU(), nn.Linear(16, 1))
+
+    def start_from(self, descriptors: Tensor) -> None:
+        """Make the projection that onto the principal axes of some descriptors.
+
+        Args:
+            descriptors: (n, D), of many pictures.
+        """
+        rows = descriptors * self.width**0.5
+        mean = rows.mean(dim=0)
+        _, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean))
+        axes = axes[:, -self.dim :].flip(1)
+        with torch.no_grad():
+            self.project.weight[: axes.shape[1]] = axes.T
+            self.project.bias[: axes.shape[1]] = -mean @ axes
 
     def forward(self, descriptors: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, H, W, d), L2-normalised."""
@@ -64,17 +84,9 @@ class MatchingHead(nn.Module):
         """Factor on cosine similarities that makes them logits."""
         return self.sharpness.exp().clamp(max=100.0)
 
-    def logit(self, similarity: Tensor, peak: Tensor, cycle: Tensor) -> Tensor:
-        """Logit of the probability that a match is right.
-
-        Args:
-            similarity: cosine similarity of the match, (...).
-            peak: share of the softmax over the reference that lies about the match, (...).
-            cycle: distance between a cell and where following the match there and back leads, as
-                a share of the grid's longer side, (...).
-        """
-        distance = (cycle * 32).log1p()
-        return self.trust(torch.stack([similarity, peak, distance], dim=-1))[..., 0]
+    def logit(self, signs: Tensor) -> Tensor:
+        """Logit of the probability that a match is right, (...), from its signs (..., SIGNS)."""
+        return self.trust(signs)[..., 0]
 
 
 class _Block(nn.Module):
@@ -83,15 +95,15 @@ class _Block(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.look = nn.Conv2d(dim, dim, 5, groups=dim, padding=2, padding_mode="replicate")
         self.mix = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        nn.init.zeros_(self.mix[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.mix[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, hidden: Tensor) -> Tensor:
         seen = self.look(self.norm(hidden).movedim(-1, 1)).movedim(1, -1)
         return hidden + self.mix(seen)
 
 
-def match_projected(
-    head: MatchingHead, target: Tensor, reference: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def match_projected(head: MatchingHead, target: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Match descriptors that the head has already projected.
 
     Args:
@@ -101,44 +113,60 @@ def match_projected(
 
     Returns:
         flow (B, H, W, 2): to the mean, under the softmax, of the 3 x 3 cells about the most
-        similar one; and the three arguments of :meth:`MatchingHead.logit`, (B, H, W) each.
+        similar one; and the signs (B, H, W, SIGNS) of its being right: the similarity; the share of
+        the softmax in those cells; how far following the match there and back leads astray, how
+        far the whole softmax spreads about the match, and how much the flow differs from its
+        surroundings', each as log(1 + distance) with the grid's longer side counted as 32; and the
+        means of these five over 5 x 5 cells.
     """
-    _, height, width, _ = target.shape
-    grid = cell_grid(height, width, target.device)
+    shape = target.shape[1:3]
+    if not len(target):
+        return target.new_zeros(0, *shape, 2), target.new_zeros(0, *shape, SIGNS)
+    grid = cell_grid(*shape, target.device)
     found = [
         _one_pair(head.scale, one.flatten(0, 1), other.flatten(0, 1), grid)
         for one, other in zip(target, reference, strict=True)
     ]
-    if not found:
-        empty = target.new_zeros(target.shape[:3])
-        return target.new_zeros(*target.shape[:3], 2), empty, empty, empty
-    where, similarity, peak, reverse = (torch.stack(part) for part in zip(*found, strict=True))
-    shape = (height, width)
-    flow = where.unflatten(1, shape) - grid
-    cycle = cycle_error(flow, reverse.unflatten(1, shape) - grid) / max(shape)
-    return flow, similarity.unflatten(1, shape), peak.unflatten(1, shape), cycle
+    where, similarity, peak, spread, reverse = (
+        torch.stack(part).unflatten(1, shape) for part in zip(*found, strict=True)
+    )
+    flow = where - grid
+    distances = torch.stack(
+        [
+            cycle_error(flow, reverse - grid),
+            spread,
+            (flow - _around(flow.movedim(-1, 1)).movedim(1, -1)).norm(dim=-1),
+        ],
+        dim=1,
+    )
+    alike = torch.stack([similarity, peak], dim=1)
+    signs = torch.cat([alike, (distances * 32 / max(shape)).log1p()], dim=1)
+    return flow, torch.cat([signs, _around(signs)], dim=1).movedim(1, -1)
+
+
+def _around(grids: Tensor) -> Tensor:
+    """Mean of the 5 x 5 cells about each, those outside not counted; (B, C, H, W)."""
+    return F.avg_pool2d(grids, 5, 1, 2, count_include_pad=False)
 
 
 def _one_pair(
     scale: Tensor, target: Tensor, reference: Tensor, grid: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Matches of N target cells among N reference cells of an (H, W) grid; (N, ...) each."""
     height, width = grid.shape[:2]
     similarity = target @ reference.T
     best, index = similarity.max(dim=-1)
     probability = (scale * similarity).softmax(dim=-1)
-    offsets = torch.arange(-1, 2, device=grid.device)
-    rows = (index // width)[:, None] + offsets.repeat_interleave(3)
-    columns = (index % width)[:, None] + offsets.repeat(3)
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    cells = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    cells, near, inside = window(index, height, width, 1)
     weight = probability.gather(1, cells) * inside
     peak = weight.sum(dim=-1)
-    near = torch.stack([columns, rows], dim=-1).float()
     where = (near * weight[..., None]).sum(dim=1) / peak[:, None].clamp_min(1e-12)
+    places = grid.flatten(0, 1)
+    moments = probability @ torch.cat([places, places.square().sum(-1, keepdim=True)], dim=-1)
+    variance = moments[:, 2] + (where * (where - 2 * moments[:, :2])).sum(dim=-1)
     back = similarity.argmax(dim=0)
     reverse = torch.stack([back % width, back // width], dim=-1).float()
-    return where, best, peak, reverse
+    return where, best, peak, variance.clamp_min(1e-6).sqrt(), reverse
 
 
 @dataclass
@@ -190,8 +218,8 @@ class Learned(Matcher):
         head = self._on(target.device)
         with torch.no_grad():
             ours, theirs = (_row_by_row(head, grid) for grid in (target, reference))
-            flow, similarity, peak, cycle = match_projected(head, ours, theirs)
-            confidence = head.logit(similarity, peak, cycle).sigmoid()
+            flow, signs = match_projected(head, ours, theirs)
+            confidence = head.logit(signs).sigmoid()
         return Correspondence(flow=flow, confidence=confidence)
 
     def _check(self, descriptors: Tensor) -> None:

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.loggers import CSVLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from framework.config import Config
@@ -65,13 +65,26 @@ class MatchingSystem(pl.LightningModule):
         found_coarse, trust_coarse, _ = lesson_losses(self.head, coarser(lesson), self._size)
         loss = found + 0.3 * trust + 0.3 * (found_coarse + 0.3 * trust_coarse)
         if not torch.isfinite(loss):
-            raise UserError(
-                f"Training was stopped in step {self.global_step}: the loss is {loss.item()}. "
-                "Lower --learning-rate, with another output folder."
-            )
+            raise self._diverged(f"the loss is {loss.item()}")
         values = {"loss": loss, "matching": found, "confidence": trust, "pck@0.1": right}
         self.log_dict({k: v.detach() for k, v in values.items()}, batch_size=1)
         return loss
+
+    def check_finite(self) -> None:
+        """Look at the head before it is kept.
+
+        Raises:
+            UserError: some of it is not finite.
+        """
+        for name, parameter in self.head.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise self._diverged(f"{name} is not finite")
+
+    def _diverged(self, why: str) -> UserError:
+        return UserError(
+            f"Training was stopped in step {self.global_step}: {why}. Lower --learning-rate, with "
+            "another output folder."
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Nothing to do: descriptors are where the model is."""
@@ -119,6 +132,8 @@ def train_head(
         system.load_state_dict(content["state_dict"])
         return start
     lessons.start = start
+    if not start:
+        system.head.start_from(lessons.descriptors())
     device = lessons.observatory.model.device
     with quiet_lightning():
         trainer = pl.Trainer(
@@ -153,11 +168,7 @@ def new_head(width: int, dim: int, blocks: int, seed: int) -> MatchingHead:
     """A head whose start depends on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = MatchingHead(width, dim, blocks)
-        for block in head.blocks:
-            nn.init.zeros_(block.mix[-1].weight)
-            nn.init.zeros_(block.mix[-1].bias)
-    return head
+        return MatchingHead(width, dim, blocks)
 
 
 def task_identity(config: Config, about: dict[str, Any]) -> str:

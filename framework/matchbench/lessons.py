@@ -21,6 +21,8 @@ from framework.progress import no_progress
 
 #: Lessons kept to be repeated.
 REMEMBERED = 64
+#: Groups whose descriptors the head's projection starts from, and how many of them are taken.
+FIRST, EVERY = 14, 7
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ class Lessons(IterableDataset):
                 for place in rng.integers(len(latest), size=self.repeats):
                     yield latest[place]
             number += 1
+
+    def descriptors(self) -> Tensor:
+        """Every :data:`EVERY`-th descriptor of the first :data:`FIRST` groups, (n, D)."""
+        found = [
+            torch.cat([lesson.target, lesson.reference[:1]]).flatten(0, 2)[::EVERY]
+            for number in range(FIRST)
+            for lesson in self.group(number)
+        ]
+        return torch.cat(found)
 
     def group(self, number: int) -> Iterator[Lesson]:
         """The lessons of one group."""

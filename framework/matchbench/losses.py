@@ -32,7 +32,7 @@ def lesson_losses(
     references = head(lesson.reference[:1] if shared else lesson.reference)
     references = references.expand_as(targets)
     with torch.no_grad():
-        flow, *signs = match_projected(head, targets, references)
+        flow, signs = match_projected(head, targets, references)
     losses, logits, labels, right = [], [], [], []
     for row, target in enumerate(lesson.targets):
         here, there = (to_cells(p, targets, size) for p in (target.points, target.truth))
@@ -45,7 +45,7 @@ def lesson_losses(
         known = target.truth, target.visible, target.box, torch.tensor(target.scale)
         good = right_points(predicted, *known).to(here.device)
         places = target.points.to(here.device)
-        logits.append(head.logit(*(at_points(sign[row], places, size) for sign in signs)))
+        logits.append(head.logit(at_points(signs[row], places, size)))
         labels.append(good.float())
         right.append(good[seen].float())
     nothing = targets.sum() * 0

@@ -57,12 +57,43 @@ def test_matches_of_known_descriptors():
     assert head.scale == 100
     reference = torch.eye(16).view(1, 4, 4, 16)
     target = reference.roll((0, -1), dims=(1, 2))  # target cell x shows reference cell x + 1
-    flow, similarity, peak, cycle = match_projected(head, target, reference)
+    flow, signs = match_projected(head, target, reference)
     assert (flow[0, :, :3] - torch.tensor([1.0, 0.0])).abs().max() < 1e-6
     assert (flow[0, :, 3] - torch.tensor([-3.0, 0.0])).abs().max() < 1e-6
+    similarity, peak, cycle, spread, unlike, *around = signs.unbind(-1)
     torch.testing.assert_close(similarity, torch.ones(1, 4, 4))
     torch.testing.assert_close(peak, torch.ones(1, 4, 4))
-    assert cycle.abs().max() < 1e-6
+    assert cycle.abs().max() < 1e-6 and spread.max() < 0.01
+    # A cell of the first column sees columns 0 to 2, which all move alike; one of the second sees
+    # the fourth, which moves 4 cells less: the mean is 1 less, 8 on a grid of 32 cells.
+    torch.testing.assert_close(unlike[0, :, 0], torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(unlike[0, :, 1], torch.full((4,), 8.0).log1p())
+    torch.testing.assert_close(around[0], torch.ones(1, 4, 4))
+
+
+def test_the_spread_of_a_softmax_is_in_the_signs():
+    """Two cells equally alike, three apart: half of the mass is three cells from the match."""
+    head = MatchingHead(width=2, dim=2, blocks=0)
+    head.sharpness.data.fill_(10.0)
+    reference = torch.zeros(1, 1, 4, 2)
+    reference[0, 0, [0, 3], 0] = reference[0, 0, [1, 2], 1] = 1
+    _, signs = match_projected(head, reference, reference)
+    expected = torch.tensor((0.5 * 9) ** 0.5 * 32 / 4).log1p()
+    torch.testing.assert_close(signs[0, 0, 0, 3], expected)
+
+
+def test_training_starts_from_the_descriptors_own_similarities():
+    """With as many axes as there is variance the cosine of centred descriptors is kept."""
+    torch.manual_seed(0)
+    head = MatchingHead(width=12, dim=8, blocks=2)
+    inside = torch.randn(500, 6) @ torch.randn(6, 12) + torch.randn(12)
+    head.start_from(inside)
+    found = head(inside.view(1, 20, 25, 12)).flatten(0, 2)
+    centred = normalize(inside - inside.mean(0), dim=-1)
+    torch.testing.assert_close(found @ found.T, centred @ centred.T, atol=1e-4, rtol=0)
+    wide = MatchingHead(width=4, dim=6, blocks=0)  # more channels out than in
+    wide.start_from(torch.randn(50, 4))
+    assert wide(grid(1, 2, 2, 4)).isfinite().all()
 
 
 def test_a_match_may_lie_between_cells():
