@@ -34,7 +34,7 @@ def read_file(path: Path, parts: Iterable[str], trail: tuple[Path, ...] = ()) ->
     if path in trail:
         circle = " -> ".join(str(p) for p in (*trail[trail.index(path) :], path))
         raise UserError(f"{path} includes itself through 'base': {circle}.")
-    return with_bases(_yaml(path), path.parent, parts, (*trail, path))
+    return with_bases(read_yaml(path), path.parent, parts, (*trail, path))
 
 
 def with_bases(
@@ -69,7 +69,7 @@ def find_base(name: str, folder: Path) -> Path:
 
 def has_base(path: Path) -> bool:
     """Whether a file says itself what it is merged over (``base: []`` is nothing)."""
-    return "base" in _yaml(path)
+    return "base" in read_yaml(path)
 
 
 def from_override(text: str) -> Layer:
@@ -159,7 +159,12 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _yaml(path: Path) -> Layer:
+def read_yaml(path: Path) -> Layer:
+    """A YAML file as it is, its bases not read.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, or no mapping.
+    """
     try:
         data = plain(OmegaConf.load(path))
     except Exception as error:  # as above

@@ -10,7 +10,8 @@ from typing import Any
 
 from framework.ablation.batches import share
 from framework.ablation.folder import LOG, missing, open_folder, plan_batches
-from framework.ablation.plan import Plan, load_plan, plan_file
+from framework.ablation.plan import Plan, load_plan
+from framework.ablation.plan_file import plan_file
 from framework.errors import UserError
 
 #: Set by SLURM inside an allocation; a task that does not start ranks itself must not see them.

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -103,6 +104,34 @@ def test_concepts_have_own_settings_and_prompt_lists(world):
 def test_what_is_refused(world, changes, message):
     with pytest.raises(UserError, match=message):
         load_plan(tiny_plan(world, **changes))
+
+
+def test_some_of_a_plan_s_concepts_and_other_prompts_from_the_command_line(world):
+    concepts = {
+        "blot": {"prompts": "still", "class_name": "cup"},
+        "smear": {"prompts": "live", "class_name": "pet"},
+    }
+    plan = tiny_plan(
+        world, concepts=concepts, prompts={"still": ["a {}"], "live": ["a {} in snow"]}
+    )
+    some = load_plan(plan, ["concepts=smear"])
+    assert {each.subject.class_name for each in some.settings} == {"pet"}
+    assert {cell.prompt for cell in some.cells} == {"a {} in snow"}
+    other = load_plan(plan, ["concepts=[blot]", 'prompts=["a photo of a {}"]'])
+    assert {cell.prompt for cell in other.cells} == {"a photo of a {}"}
+    with pytest.raises(UserError, match="Did you mean 'smear'"):
+        load_plan(plan, ["concepts=smeer"])
+
+
+def test_a_base_lies_beside_the_plan(world, tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: [default]\nsampler: {guidance_scale: 3.5}\n")
+    file = tmp_path / "plan.yaml"
+    file.write_text(json.dumps(tiny_plan(world, base="mine")))
+    assert load_plan(file).config.sampler.guidance_scale == 3.5
+    with pytest.raises(UserError, match="nowhere"):
+        load_plan(tiny_plan(world, base="nowhere"))
+    with pytest.raises(UserError, match="base is 3"):
+        load_plan(tiny_plan(world, base=3))
 
 
 def test_a_concept_without_references_is_refused(world, tmp_path):
