@@ -1,14 +1,17 @@
-"""Score pictures: those of an ablation, or any folder of images of one concept.
+"""Score pictures: those of an ablation, or any folder of images.
 
 A folder that 'dreammatcher ablate' wrote is scored, tabulated and reported as a whole. Any other
 folder needs the concept's pictures (--references); its subfolders are compared with each other,
-pictures of the same name being pairs. Prompts come from --prompts (a CSV with the columns file and
-prompt, or a text file with one prompt a line for pictures named PROMPT-SEED.png, counted from 0),
-from prompts.json as 'dreammatcher sample' writes it, or are unknown: then there is no T_CLIP.
+pictures of the same name being pairs. If the references are a folder of folders, one a concept,
+pictures lie in subfolders called like their concepts: FOLDER/METHOD/CONCEPT/*.png.
+Prompts come from --prompts (a CSV with the columns file and prompt, or a text file with one prompt
+a line for pictures named PROMPT-SEED.png, counted from 0), from prompts.json as 'dreammatcher
+sample' writes it, or are unknown: then there is no T_CLIP.
 
 examples:
   dreammatcher evaluate runs/ablate/components --protocol official
   dreammatcher evaluate IMAGES --references PHOTOS --class-name dog --prompts prompts.csv
+  dreammatcher evaluate IMAGES --references LIBRARY --prompts prompts.txt --baseline plain
   dreammatcher evaluate runs/ablate/components evaluation.identity=vit_small_patch16_224.dino
 """
 
@@ -29,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="corrected or official; may be repeated (default: the run's own, else corrected)",
     )
-    parser.add_argument("--references", metavar="DIR", help="pictures of the concept")
+    parser.add_argument(
+        "--references", metavar="DIR", help="pictures of the concept, or of each, in folders"
+    )
     parser.add_argument("--class-name", metavar="NOUN", help="its plain noun, for T_CLIP")
     parser.add_argument("--placeholder", metavar="WORD", help="its word in the prompts, if any")
     parser.add_argument("--prompts", metavar="FILE", help="CSV (file,prompt), or one prompt a line")

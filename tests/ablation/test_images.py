@@ -89,6 +89,26 @@ def test_pictures_without_subfolders(words, pictures, tmp_path):
     assert {row["variant"] for row in rows(tmp_path)} == {"images"}
 
 
+def test_several_concepts_by_the_names_of_folders(words, pictures, world, tmp_path, capsys):
+    """METHOD/CONCEPT/*.png against LIBRARY/CONCEPT/*: each against its own, intervals over both."""
+    for method, shift in (("own", 0), ("swapped", 1)):
+        for place, name in enumerate(("blot", "smear")):
+            source = ("blot", "smear")[(place + shift) % 2]
+            (tmp_path / "many" / method / name).mkdir(parents=True)
+            target = tmp_path / "many" / method / name / "000-0.png"
+            shutil.copy(world / "library" / source / "0.png", target)
+    words[1], words[3] = str(tmp_path / "many"), str(world / "library")
+    assert main(words) == 0
+    found = {(row["variant"], row["concept"]): float(row["copy_paste"]) for row in rows(tmp_path)}
+    assert len(found) == 4
+    assert all((value > 0.99) == (method == "own") for (method, _), value in found.items())
+    with (tmp_path / "out/results/corrected/table.csv").open() as file:
+        assert {row["concepts"] for row in csv.DictReader(file)} == {"2"}
+    shutil.copytree(pictures / "drawn", tmp_path / "many" / "stray")
+    assert main(words) == 2
+    assert "'stray/000-0.png' lies in no folder called like a concept" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
