@@ -34,7 +34,7 @@ TARGETS = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--images", metavar="DIR", help="synthetic warps of these pictures instead")
-    parser.add_argument("--updates", type=int, default=900, help="of the weights (default 900)")
+    parser.add_argument("--updates", type=int, default=1400, help="of the weights (default 1400)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
     parser.add_argument("--dim", type=int, default=96, help="channels the head puts out")
     parser.add_argument("--blocks", type=int, default=3, help="residual blocks of the head")

@@ -25,7 +25,7 @@ from framework.matchbench.run_folder import GROUPS, LEFT_OUT, open_folder, read_
 from framework.progress import no_progress, progress
 from framework.session import match_on_grid
 from framework.step import make_views
-from framework.types import Correspondence, Views
+from framework.types import Correspondence, Features, Views
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,9 @@ class Bench:
         return matches, self.observatory.seconds() - started
 
     def _match(self, matcher: Matcher, look: Look, views: Views | None) -> Correspondence:
-        features = look.features if matcher.needs_features else None
+        features = None
+        if matcher.needs_features:  # as new tensors, so that none profits from an earlier one
+            features = Features(look.features.target.detach(), look.features.reference.detach())
         with torch.no_grad():
             return match_on_grid(features, look.masks, self.observatory.grid, matcher, views)
 
