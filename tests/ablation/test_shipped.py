@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from framework.ablation.plan import load_plan
+from framework.config import load_config
 from framework.resources import shipped_configs
 
 PLANS = [name for name in shipped_configs() if name.startswith("ablations/")]
@@ -36,3 +37,13 @@ def test_the_sets_have_their_published_size(name, tmp_path):
     dog = next(s for s in plan.settings if s.concept == "brown_dog")
     assert dog.config.model.path == "checkpoints/brown_dog" and dog.subject.phrase == "sks dog"
     assert not plan.learn
+
+
+def test_the_plan_of_matchings_has_the_presets_settings():
+    plan = load_plan("ablations/matching", ["concepts=[taxi_car]"])
+    for setting in plan.settings:
+        if setting.variant in ("learned", "better matching"):
+            preset = "learned" if setting.variant == "learned" else "better_matching"
+            expected = load_config(["default", f"presets/{preset}"])
+            for part in ("extractor", "matcher", "injector", "mask"):
+                assert getattr(setting.config, part) == getattr(expected, part), (preset, part)
