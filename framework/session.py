@@ -95,8 +95,9 @@ class Session:
         return self._flows[key]
 
     def match(self, grid: tuple[int, int], masks: Masks) -> Correspondence:
-        """Match what the session holds on a grid, whatever was matched before."""
-        return self.matcher(self._on_grid(grid), masks, self.views)
+        """Match what the session holds on a grid, without gradient, whatever was matched before."""
+        with torch.no_grad():
+            return self.matcher(self._on_grid(grid), masks, self.views)
 
     def _on_grid(self, grid: tuple[int, int]) -> Features | None:
         """The descriptors on a grid: one object for as long as they stay the same."""

@@ -10,6 +10,8 @@ from matchers.functional import (
     argmax_flow,
     argmax_flows,
     argmax_flows_once,
+    first_maxima,
+    first_maxima_of_columns,
     mutual_neighbours,
     nearest_neighbours,
 )
@@ -83,3 +85,17 @@ def test_the_same_descriptors_are_matched_once():
         assert torch.equal(changed[0], torch.zeros(1, 4, 4, 2))
         for each, other in zip(changed, argmax_flows(target, reference), strict=True):
             assert torch.equal(each, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_first_of_equal_maxima_is_found(dtype):
+    scores = torch.tensor([[1, 3, 3], [3, 0, 3], [3, 3, -1]], dtype=dtype)
+    assert first_maxima(scores).tolist() == [1, 0, 0]
+    best, rows = first_maxima_of_columns(scores)
+    assert best.tolist() == [3, 3, 3] and rows.tolist() == [1, 0, 0]
+
+
+def test_scores_that_are_not_numbers_give_some_cell():
+    scores = torch.full((3, 4), float("nan"))
+    assert first_maxima(scores).max() < 4
+    assert first_maxima_of_columns(scores)[1].max() < 3
