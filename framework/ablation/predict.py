@@ -15,6 +15,7 @@ from framework.ablation.batches import Batch, share
 from framework.ablation.draw import Artist, note_time, reset_memory, write_batch
 from framework.ablation.folder import missing
 from framework.ablation.plan import Plan
+from framework.interrupts import stop_when_terminated, terminable
 from framework.types import SamplerOutput
 
 
@@ -64,6 +65,7 @@ class AblationModule(pl.LightningModule):
         super().__init__()
         self.plan, self.folder, self.weights = plan, folder, weights
         self.batches = list(batches)
+        self._stops = terminable()
         self._artist: list[Artist] = []
 
     @property
@@ -80,6 +82,11 @@ class AblationModule(pl.LightningModule):
                 )
             )
         return self._artist[0]
+
+    def on_predict_start(self) -> None:
+        """Lightning would ignore a request to terminate while it predicts."""
+        if self._stops:
+            stop_when_terminated()
 
     def predict_dataloader(self) -> DataLoader:
         """This rank's batches, one at a time."""

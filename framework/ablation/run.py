@@ -21,6 +21,7 @@ from framework.ablation.options import RunConfig
 from framework.ablation.plan import Plan
 from framework.ablation.predict import AblationModule, PictureWriter
 from framework.errors import UserError
+from framework.interrupts import interruptible
 from framework.progress import progress_enabled
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ def run_plan(plan: Plan, folder: Path, batches: Sequence[Batch] | None = None) -
     callbacks = [PictureWriter(folder, plan.run.matches), Progress(folder, todo, there)]
     curve = drawing_logger(plan.run.log, folder, there)
     trainer = make_trainer(plan.run, folder, len(todo), callbacks, curve)
-    trainer.predict(module, return_predictions=False)
+    with interruptible():
+        trainer.predict(module, return_predictions=False)
     left = missing(folder, todo)
     if left and trainer.world_size == 1:
         raise UserError(

@@ -25,7 +25,9 @@ from framework.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("folder", metavar="FOLDER", help="run folder, or folder of images")
+    parser.add_argument(
+        "folder", metavar="FOLDER", nargs="?", help="run folder, or folder of images"
+    )
     parser.add_argument(
         "--protocol",
         action="append",
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name in args.protocol or []:
         protocol(name)
+    if args.folder is None:
+        raise UserError("evaluate needs a FOLDER: of a run, or of images.")
     folder = Path(args.folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"'{folder}' is no folder; give a run folder or a folder of images.")

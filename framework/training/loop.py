@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from framework.atomic import plain_disk_errors
 from framework.errors import UserError
+from framework.interrupts import interruptible
 from framework.loggers import make_logger
 from framework.training.callbacks import (
     AtomicCheckpointIO,
@@ -131,7 +130,7 @@ def fit(
         # A generator of its own: the loader would otherwise draw from the global one.
         loader = DataLoader(batches, batch_size=None, generator=torch.Generator())
         try:
-            with _interruptible(), plain_disk_errors(folder):
+            with interruptible(), plain_disk_errors(folder):
                 ckpt = found[0] if found else None
                 trainer.fit(system, loader, ckpt_path=ckpt, weights_only=True)
         except Diverged as error:
@@ -218,16 +217,3 @@ def _advice(error: Diverged, checkpoints: Path) -> str:
         f"Training was stopped in step {error.step}: {error.what}. {kept}Lower "
         "personalizer.learning_rate, or use personalizer.precision=32, with another output folder."
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl+C as everywhere else; Lightning would exit, and ignore any further one for good."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)

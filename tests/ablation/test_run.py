@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from ablation_world import tiny_plan
 
+from framework.ablation.draw import write_batch
 from framework.ablation.evaluate import evaluate_run
 from framework.ablation.folder import missing, plan_batches, whole
 from framework.ablation.plan import load_plan
@@ -85,6 +86,25 @@ def test_part_by_part_gives_the_same_bytes(done, tmp_path):
     for part in (batches[2:], batches[:1], batches):
         run_plan(plan, tmp_path / "parts", part)
     assert contents(tmp_path / "parts") == contents(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_the_next_start_goes_on(done, tmp_path, monkeypatch, number):
+    plan, folder = done
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def asked_to_stop(*arguments):
+        write_batch(*arguments)
+        os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("framework.ablation.predict.write_batch", asked_to_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(plan, tmp_path / "run")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert len(contents(tmp_path / "run")) == 4
+    assert run_plan(plan, tmp_path / "run") == 6
+    assert contents(tmp_path / "run") == contents(folder)
 
 
 def test_weights_are_learned_once_and_shared(world, tmp_path):
