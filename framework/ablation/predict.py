@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from framework.ablation.batches import Batch, share
 from framework.ablation.draw import Artist, note_time, reset_memory, write_batch
 from framework.ablation.folder import missing
 from framework.ablation.plan import Plan
+from framework.errors import UserError
 from framework.interrupts import stop_when_terminated, terminable
 from framework.types import SamplerOutput
 
@@ -66,6 +68,7 @@ class AblationModule(pl.LightningModule):
         self.plan, self.folder, self.weights = plan, folder, weights
         self.batches = list(batches)
         self._stops = terminable()
+        self._parent = os.getppid()
         self._artist: list[Artist] = []
 
     @property
@@ -98,7 +101,13 @@ class AblationModule(pl.LightningModule):
         return batch
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> SamplerOutput | None:
-        """Draw a batch, unless another run has drawn it meanwhile."""
+        """Draw a batch, unless another run has drawn it meanwhile.
+
+        Raises:
+            UserError: this is not the first process, and what started it was killed.
+        """
+        if self.global_rank and os.getppid() != self._parent:
+            raise UserError("the process that started this one has ended; run the command again.")
         if not missing(self.folder, [batch]):
             return None
         reset_memory(str(self.device))
