@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from framework.ablation.run import first_rank, run_plan
 
+    if first_rank() and not args.no_scores:
+        check_encoders(plan)
     drawn = run_plan(plan, folder)
     if not first_rank():
         return 0
@@ -63,6 +65,19 @@ def run(args: argparse.Namespace) -> int:
 
     print_results(evaluate_run(plan, folder), folder)
     return 0
+
+
+def check_encoders(plan: Plan) -> None:
+    """Load what will score the pictures once, so that what is missing is said before the drawing.
+
+    Raises:
+        UserError: an encoder cannot be loaded.
+    """
+    from framework.metrics.loading import load_encoders
+    from framework.metrics.protocols import protocol
+
+    for name in plan.protocols:
+        load_encoders(protocol(name).apply(plan.config.evaluation))
 
 
 def default_folder(plan: Plan, output: str | None) -> Path:

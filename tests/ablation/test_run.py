@@ -169,6 +169,17 @@ def test_a_log_for_tensorboard(done, tmp_path):
         assert value == pytest.approx(found[0].entries["ours"]["identity"].mean.mean)
 
 
+def test_a_missing_encoder_is_said_before_anything_is_drawn(world, tmp_path, capsys):
+    file = tmp_path / "plan.yaml"
+    file.write_text(json.dumps(tiny_plan(world)))
+    (tmp_path / "empty").mkdir()
+    words = ["ablate", str(file), "--output", str(tmp_path / "run")]
+    assert main([*words, f"evaluation.identity={tmp_path / 'empty'}"]) == 2
+    told = capsys.readouterr().err
+    assert str(tmp_path / "empty" / "config.json") in told and "not found" in told
+    assert not (tmp_path / "run").exists()
+
+
 def command(file: Path, output: Path, *words: str) -> list[str]:
     start = [sys.executable, "-m", "framework.cli.main", "ablate", str(file), "--quiet"]
     return [*start, "--no-scores", "--output", str(output), *words]
