@@ -20,16 +20,9 @@ from framework.options import option
 from framework.registry import PERSONALIZERS
 from framework.training.copies import chain, replace_parameter, shared_copy, swap
 from framework.training.embeds import check_rows
-from framework.training.method import TrainedPersonalizer
+from framework.training.new_word import NewWordConfig, NewWordPersonalizer
 from framework.training.options import PriorConfig
-from framework.training.words import (
-    add_words,
-    check_known,
-    check_placeholder,
-    check_widths,
-    initial_rows,
-    towers,
-)
+from framework.training.words import add_words, check_widths, towers
 from framework.types import Concept
 from framework.weights.custom_diffusion import WEIGHTS, read_custom, write_custom
 from framework.weights.fits import check_shapes
@@ -37,7 +30,7 @@ from framework.weights.recognise import CUSTOM_DIFFUSION, located
 
 
 @dataclass
-class CustomDiffusionConfig(PriorConfig):
+class CustomDiffusionConfig(PriorConfig, NewWordConfig):
     """Options of Custom Diffusion; the defaults are the paper's."""
 
     steps: int = option(250, "updates", low=1)
@@ -46,7 +39,6 @@ class CustomDiffusionConfig(PriorConfig):
         None, "of the new word's embedding; null: the same", low=0.0
     )
     templates: list[str] = option(["custom"], "sets such as 'custom', or sentences with {}")
-    initializer: str | None = option(None, "words the new one starts from; null: the class name")
     queries: bool = option(False, "also train cross-attention's queries and outputs")
     random_resize: bool = option(
         True, "show pictures in several sizes, with words for them, the loss inside them alone"
@@ -56,28 +48,20 @@ class CustomDiffusionConfig(PriorConfig):
 
 
 @PERSONALIZERS.register("custom_diffusion")
-class CustomDiffusion(TrainedPersonalizer):
+class CustomDiffusion(NewWordPersonalizer):
     """Trains cross-attention's keys and values and the embedding of a new word."""
 
     Config = CustomDiffusionConfig
     formats = (CUSTOM_DIFFUSION,)
-    extra_tokens = 1
 
     def word_rate(self) -> float | None:
         """See the base class."""
         return self.config.word_learning_rate
 
-    def check_words(self, pipe: Any, concept: Concept) -> None:
-        """Refuse a placeholder that is taken, and an initializer nobody knows."""
-        check_placeholder(pipe, concept.placeholder)
-        if self.config.initializer is not None:
-            check_known(pipe, self.config.initializer, "The initializer")
-        self._start(pipe, concept)
-
     @contextmanager
     def prepared(self, pipe: Any, concept: Concept, seed: int) -> Iterator[dict[str, nn.Parameter]]:
         """A copy of the U-Net with trained projections, and new rows; see the base class."""
-        rows = self._start(pipe, concept)
+        rows = self.start(pipe, concept)
         unet = shared_copy(pipe.unet)
         trained = {}
         for name in projections(unet, self.config.queries):
@@ -140,12 +124,6 @@ class CustomDiffusion(TrainedPersonalizer):
             chain(undos)()
             raise
         return chain(undos)
-
-    def _start(self, pipe: Any, concept: Concept) -> dict[str, nn.Parameter]:
-        text = self.config.initializer or concept.class_name
-        return {
-            tower.key: nn.Parameter(initial_rows(pipe, tower, text, 1)) for tower in towers(pipe)
-        }
 
 
 def projections(unet: nn.Module, queries: bool) -> list[str]:

@@ -17,30 +17,21 @@ from torch import nn
 from framework.options import option
 from framework.registry import PERSONALIZERS
 from framework.training.embeds import FILE, read_embeds, write_embeds
-from framework.training.method import TrainedPersonalizer
-from framework.training.options import TrainingConfig
-from framework.training.words import (
-    add_words,
-    check_known,
-    check_placeholder,
-    check_widths,
-    initial_rows,
-    towers,
-)
+from framework.training.new_word import NewWordConfig, NewWordPersonalizer
+from framework.training.words import add_words, check_widths, towers
 from framework.types import Concept
 from framework.weights.recognise import TEXTUAL_INVERSION
 
 
 @dataclass
-class TextualInversionConfig(TrainingConfig):
+class TextualInversionConfig(NewWordConfig):
     """Options of Textual Inversion; the defaults suit a small model."""
 
     vectors: int = option(1, "embedding rows the placeholder has", low=1, high=64)
-    initializer: str | None = option(None, "words to start from; null: the class name")
 
 
 @PERSONALIZERS.register("textual_inversion")
-class TextualInversion(TrainedPersonalizer):
+class TextualInversion(NewWordPersonalizer):
     """Learns the embedding rows of a new word; the model's weights stay as they are."""
 
     Config = TextualInversionConfig
@@ -48,21 +39,14 @@ class TextualInversion(TrainedPersonalizer):
     trains_networks = False
 
     @property
-    def extra_tokens(self) -> int:  # type: ignore[override]
-        """Tokens of the placeholder in a prompt."""
+    def rows(self) -> int:  # type: ignore[override]
+        """Embedding rows of the word."""
         return self.config.vectors
-
-    def check_words(self, pipe: Any, concept: Concept) -> None:
-        """Refuse a placeholder that is taken, and an initializer nobody knows."""
-        check_placeholder(pipe, concept.placeholder)
-        if self.config.initializer is not None:
-            check_known(pipe, self.config.initializer, "The initializer")
-        self._start(pipe, concept)
 
     @contextmanager
     def prepared(self, pipe: Any, concept: Concept, seed: int) -> Iterator[dict[str, nn.Parameter]]:
         """The new rows beside the frozen embeddings; see the base class."""
-        rows = self._start(pipe, concept)
+        rows = self.start(pipe, concept)
         restore = add_words(pipe, concept.placeholder, rows, trained=True)
         try:
             yield rows
@@ -94,10 +78,3 @@ class TextualInversion(TrainedPersonalizer):
         rows = read_embeds(Path(path), towers(pipe), concept.placeholder)
         check_widths(pipe, rows, path)
         return add_words(pipe, concept.placeholder, rows, trained=False)
-
-    def _start(self, pipe: Any, concept: Concept) -> dict[str, nn.Parameter]:
-        text = self.config.initializer or concept.class_name
-        return {
-            tower.key: nn.Parameter(initial_rows(pipe, tower, text, self.config.vectors))
-            for tower in towers(pipe)
-        }
