@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
@@ -31,7 +32,7 @@ def fill(section: str, cls: type, options: Any) -> Any:
     if not isinstance(options, Mapping):
         raise UserError(f"{section} is {shown(options)}; expected a mapping of options.")
     prefix = f"{section}." if section else ""
-    typed = OmegaConf.structured(cls)
+    typed = _structured(cls)
     known = [item.name for item in fields(cls)]
     inner = {item.name: item.metadata for item in fields(cls) if is_nested(item.metadata)}
     nested: dict[str, Any] = {}
@@ -59,6 +60,12 @@ def fill(section: str, cls: type, options: Any) -> Any:
         raise UserError(f"{prefix or 'configuration'}: {str(error).splitlines()[0]}") from error
     except (UserError, ValueError) as error:
         raise UserError(f"{prefix}{error}") from error
+
+
+@lru_cache(maxsize=512)
+def _structured(cls: type) -> Any:
+    """The dataclass with its defaults, to merge over; merging copies it."""
+    return OmegaConf.structured(cls)
 
 
 def _blamed(prefix: str, cls: type, typed: Any, given: Mapping[str, Any]) -> UserError:
