@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pytest
 from PIL import Image
 
 from framework.ablation.plan import load_plan
+from framework.cli.main import main
 from framework.config import load_config
 from framework.resources import shipped_configs
 
 PLANS = [name for name in shipped_configs() if name.startswith("ablations/")]
 SETS = {"ablations/vico": 31, "ablations/challenging": 24}
+BARN = "pedro-lastra-hXunh-ivkPc-unsplash.jpg"
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,3 +50,26 @@ def test_the_plan_of_matchings_has_the_presets_settings():
             expected = load_config(["default", f"presets/{preset}"])
             for part in ("extractor", "matcher", "injector", "mask"):
                 assert getattr(setting.config, part) == getattr(expected, part), (preset, part)
+
+
+@pytest.mark.slow
+def test_a_set_is_drawn_from_folders_as_users_have_them(world, tmp_path, capsys):
+    """Some concepts and one prompt, on a tiny checkpoint of the real classes."""
+    for concept, reference in (("brown_dog", "03.jpg"), ("barn", BARN)):
+        (tmp_path / "data" / concept).mkdir(parents=True)
+        for file, colour in (("00.jpg", "red"), (reference, "blue")):
+            Image.new("RGB", (90, 60), colour).save(tmp_path / "data" / concept / file)
+    words = [f"concept.library={tmp_path / 'data'}", f"model.path={world / 'sd'}"]
+    words += ["concepts=barn,brown_dog", 'prompts=["a photo of a {}"]', "seeds=[0]"]
+    words += ["sampler.num_inference_steps=6", "mask.resolution=4", "extractor.pca=8"]
+    words += [f"evaluation.{key}={world / key}" for key in ("clip", "identity")]
+    words += ["run.devices=1", "--output", str(tmp_path / "run")]
+    assert main(["ablate", "vico", *words]) == 0
+    assert "4 picture(s) drawn" in capsys.readouterr().out
+    notes = [json.loads(path.read_text()) for path in (tmp_path / "run/images").rglob("*.json")]
+    assert {(note["concept"], note["reference_index"]) for note in notes} == {
+        ("barn", 1),
+        ("brown_dog", 1),
+    }
+    tables = {path.parent.name for path in (tmp_path / "run" / "results").rglob("table.tex")}
+    assert tables == {"corrected", "official"}
