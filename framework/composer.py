@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 from framework.cache import make_cache
 from framework.concepts import load_concept
 from framework.config import Config, load_config
+from framework.errors import UserError
 from framework.loading import load_pipeline
 from framework.parts import Parts
-from framework.personalize import plug_in
+from framework.personalize import personalizer_for, plug_in
 from framework.resources import resolve_path
 from framework.sampler import Sampler
 from framework.types import Concept
@@ -72,8 +73,30 @@ def _compose_several(config: Config, pipe: Any) -> Sampler:
     concepts = [load_concept(single) for single in singles]
     check_distinct(concepts)
     model = pipe if pipe is not None else load_pipeline(config.model)
-    for single, concept in zip(singles, concepts, strict=True):
-        if single.concept.weights is not None:
-            plug_in(model, resolve_path(single.concept.weights), concept, single)
+    for place in _loading_order(singles, concepts):
+        single = singles[place]
+        plug_in(model, resolve_path(str(single.concept.weights)), concepts[place], single)
     parts = [build_parts(config) for _ in concepts]
     return SeveralSampler(model, concepts, parts, config.sampler, make_cache(config.cache))
+
+
+def _loading_order(singles: Sequence[Config], concepts: Sequence[Concept]) -> list[int]:
+    """Which concepts' weights are loaded one after another: what replaces, then what adds.
+
+    Raises:
+        UserError: more than one replaces the model's weights, so that one would undo the other.
+    """
+    given = [place for place, single in enumerate(singles) if single.concept.weights is not None]
+    whole = {
+        place: personalizer_for(resolve_path(str(singles[place].concept.weights)), singles[place])
+        for place in given
+    }
+    replacing = [place for place in given if whole[place].replaces]
+    if len(replacing) > 1:
+        names = " and ".join(f"'{concepts[place].name}'" for place in replacing)
+        raise UserError(
+            f"The concepts {names} both bring weights in place of the model's own (DreamBooth, "
+            "Custom Diffusion); one would undo the other. Have all but one of them as Textual "
+            "Inversion or LoRA, which add up."
+        )
+    return replacing + [place for place in given if place not in replacing]

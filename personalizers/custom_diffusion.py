@@ -53,6 +53,7 @@ class CustomDiffusion(NewWordPersonalizer):
 
     Config = CustomDiffusionConfig
     formats = (CUSTOM_DIFFUSION,)
+    replaces = True
 
     def word_rate(self) -> float | None:
         """See the base class."""

@@ -42,6 +42,7 @@ class DreamBooth(IdentifierPersonalizer):
     Config = DreamBoothConfig
     formats = (DREAMBOOTH,)
     large = True
+    replaces = True
 
     @contextmanager
     def prepared(self, pipe: Any, concept: Concept, seed: int) -> Iterator[dict[str, nn.Parameter]]:

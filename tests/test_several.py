@@ -16,7 +16,7 @@ from framework.config import load_config
 from framework.errors import UserError
 from framework.several import SeveralProcessor, SeveralSampler, winners
 from framework.text import fill_several, named_positions
-from personalizers.textual_inversion import TextualInversion
+from personalizers.dreambooth_lora import DreamBoothLora
 
 DOG = tiny_concept("toy", "dog")
 CAT = replace(make_concept(), name="my-cat", placeholder="red", class_name="cat")
@@ -166,4 +166,56 @@ def test_from_a_configuration_with_weights_of_two_words(tmp_path):
         load_config({"concepts": [{"weight": "x"}]})
     with pytest.raises(UserError, match="list of mappings"):
         load_config({"concepts": ["x"]})
-    assert isinstance(TextualInversion(), object)
+
+
+def entry(tmp_path, name, noun, weights, **more):
+    """A concept's section, with a picture in a folder of its own."""
+    folder = tmp_path / name
+    folder.mkdir()
+    make_concept().images[0].save(folder / "0.png")
+    return {"path": str(folder), "class_name": noun, "weights": str(weights)} | more
+
+
+def test_two_loras_add_up_and_a_word_stands_beside_them(tmp_path):
+    pipe = tiny_sd(sample_size=16)
+    base = pipe.unet.state_dict()
+    entries, updates = [], []
+    for seed, noun in enumerate(("duck", "dog")):
+        personalizer = DreamBoothLora(
+            steps=1, batch_size=1, learning_rate=0.1, resolution=64, prior=False, logger="none"
+        )
+        concept = make_concept(placeholder="toy", class_name=noun)
+        path = personalizer.train(pipe, concept, tmp_path / f"{noun}-run", seed=seed)
+        undo = personalizer.load(pipe, path, concept)
+        updates.append({k: v - base[k] for k, v in pipe.unet.state_dict().items()})
+        undo()
+        entries.append(entry(tmp_path, noun, noun, path, placeholder="toy"))
+    word = tmp_path / "mug.safetensors"
+    save_file({"<mug>": torch.randn(1, 32)}, word)
+    entries.insert(1, entry(tmp_path, "mug", "mug", word))
+    several = compose({"concepts": entries, "extractor": {"pca": 8}}, pipe=pipe)
+    assert several.fill("a {duck}, a {mug}, a {dog}") == "a toy duck, a <mug> mug, a toy dog"
+    for key, value in pipe.unet.state_dict().items():
+        expected = base[key] + updates[0][key] + updates[1][key]
+        assert torch.allclose(value, expected, atol=1e-5), key
+    assert all(any(change.any() for change in each.values()) for each in updates)
+
+
+def test_weights_that_replace_come_first_and_alone(tmp_path):
+    pipe, other = tiny_sd(sample_size=16), tiny_sd(sample_size=16)
+    with torch.no_grad():
+        for parameter in other.unet.parameters():
+            parameter.add_(0.1)
+    other.unet.save_pretrained(tmp_path / "tuned" / "unet")
+    word = tmp_path / "mug.safetensors"
+    save_file({"<mug>": torch.randn(1, 32)}, word)
+    entries = [
+        entry(tmp_path, "mug", "mug", word),
+        entry(tmp_path, "duck", "duck", tmp_path / "tuned", placeholder="toy"),
+    ]
+    compose({"concepts": entries}, pipe=pipe)
+    assert torch.equal(pipe.unet.conv_in.weight, other.unet.conv_in.weight)
+    assert "<mug>" in pipe.tokenizer.get_vocab()
+    entries.append(entry(tmp_path, "dog", "dog", tmp_path / "tuned", placeholder="toy"))
+    with pytest.raises(UserError, match="'duck' and 'dog' both bring weights in place"):
+        compose({"concepts": entries}, pipe=tiny_sd(sample_size=16))

@@ -21,11 +21,14 @@ class Personalizer(Part, ABC):
       again.
     * :meth:`check`, if it can tell early that :meth:`train` would refuse;
     * :attr:`formats`, the formats of :mod:`framework.weights` it loads, if it shares any;
+    * :attr:`replaces`, if :meth:`load` puts weights in place of the model's, not beside them;
     * :meth:`word`, if a concept that names no placeholder is not to be called ``<name>``.
     """
 
     #: Names of the recognised weight formats that :meth:`load` takes.
     formats: ClassVar[tuple[str, ...]] = ()
+    #: Whether what :meth:`load` brings takes the place of other concepts' weights.
+    replaces: ClassVar[bool] = False
 
     def word(self, name: str) -> str:
         """The placeholder of a concept that was given none.
