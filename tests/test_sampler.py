@@ -1,4 +1,4 @@
-"""The sampler's call: what it takes, what it returns, what it refuses."""
+"""The sampler's call: what it takes and what it returns."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ import logging
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 from tiny import tiny_concept, tiny_parts, tiny_sampler
 
 from framework.errors import UserError
-from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.semantic_matching import SemanticMatching
 from framework.injectors.appearance_matching import AppearanceMatching
-from framework.interfaces import ReferenceTrajectory
 from framework.masks.cross_attention import CrossAttentionMask
 from framework.masks.none import NoMask
 from framework.sampler import Sampler, SamplerConfig
-from framework.schedule import FOLLOWED
 
 PROMPT = "a photo of a {}"
 
@@ -162,80 +158,6 @@ def test_trace_of_chunks_is_that_of_one_batch(sd1, sampler):
             torch.testing.assert_close(cosine, other, atol=1e-3, rtol=0)
 
 
-# ------------------------------------------------------------------ variants
-
-
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
-def test_twenty_step_solvers(sd1, name):
-    options = {"num_inference_steps": 20, "scheduler": name, "height": 64, "width": 64}
-    call = {"prompt": PROMPT, "output_type": "latent", "guidance_scale": 1.0}
-    mask = CrossAttentionMask(resolution=2)
-    ours = tiny_sampler(sd1, options=options, mask=mask)(**call).images
-    plain = tiny_sampler(sd1, options=options, injector="none")(**call).images
-    assert torch.isfinite(ours).all()
-    assert (ours - plain).abs().mean() > 1e-3
-
-
-KARRAS = {"use_karras_sigmas": True}
-
-
-@pytest.mark.parametrize("kind", ["sd1", pytest.param("sd2", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        *((name, {}) for name in FOLLOWED if name != "KDPM2DiscreteScheduler"),
-        ("EulerDiscreteScheduler", KARRAS),
-        pytest.param("KDPM2DiscreteScheduler", KARRAS, marks=pytest.mark.slow),
-    ],
-)
-def test_solvers_off_are_the_stock_pipeline(request, kind, name, changes):
-    import diffusers
-
-    own = request.getfixturevalue(kind)
-    pipe = copy.copy(own)
-    pipe.scheduler = getattr(diffusers, name).from_config(
-        own.scheduler.config, skip_prk_steps=True, **changes
-    )
-    ours = tiny_sampler(pipe, injector="none", options={"scheduler": "keep"})
-    generator = torch.Generator().manual_seed(0)
-    stock = pipe(
-        "a photo of a toy dog", num_inference_steps=3, generator=generator, output_type="np"
-    ).images
-    assert abs(ours(PROMPT, output_type="np").images - stock).max() < 1e-4
-
-
-QUICK = ("EulerDiscreteScheduler", "UniPCMultistepScheduler")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FOLLOWED],
-)
-def test_solvers_keep_their_state_for_each_batch_and_match_a_replayed_target(sd1, name):
-    """The reference that shows what the target was shown changes nothing, and batches are alike."""
-
-    class Recorded(ReferenceTrajectory):
-        def __init__(self, latents=None):
-            super().__init__()
-            self.latents = latents
-
-        def invert(self, denoiser, clean):
-            return self.latents
-
-    options = {"scheduler": name, "batch_size": 1}
-    shown, call = [], {"seed": [5, 5], "output_type": "latent"}
-    hook = sd1.unet.register_forward_pre_hook(lambda module, args: shown.append(args[0][:1]))
-    try:
-        plain = tiny_sampler(sd1, injector="none", options=options)(PROMPT, **call).images
-    finally:
-        hook.remove()
-    assert torch.equal(plain[0], plain[1])
-    shown = shown[: len(shown) // 2]
-    mirrored = tiny_sampler(sd1, options=options, trajectory=Recorded(torch.stack(shown)))
-    images = mirrored(PROMPT, **call).images
-    torch.testing.assert_close(images, plain, atol=5e-4, rtol=1e-3)
-
-
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_sizes_that_are_not_square(request, name):
     """192 x 256 pixels: a 24 x 32 latent, whose halvings are 12 x 16, 6 x 8 and 3 x 4."""
@@ -327,170 +249,6 @@ def test_the_reference_is_prepared_once_per_number_of_steps(sd1):
     assert fresh.reference(2).trajectory.shape == (2, 1, 4, 16, 16)
     assert fresh.reference().image.shape == (1, 3, 128, 128)
     assert fresh.reference().latent.shape == (1, 4, 16, 16)
-
-
-# ------------------------------------------------------------------ refusals
-
-BAD_CALLS = {
-    "no concept": ({"prompt": "a photo of a cat"}, r"does not mention the concept.*'\{\}'"),
-    "no prompt": ({"prompt": []}, "expected a text, or a list of at least one"),
-    "not a prompt": ({"prompt": [3]}, "expected a text, or a list of at least one"),
-    "an empty prompt": ({"prompt": ""}, "expected a text, or a list|does not mention the concept"),
-    "no steps": ({"num_inference_steps": 0}, r"num_inference_steps is 0; expected .*\[1, 1000\]"),
-    "many steps": ({"num_inference_steps": 1001}, r"num_inference_steps is 1001; expected .*1000"),
-    "all steps": ({"num_inference_steps": 1000}, "num_inference_steps is 1000.*use fewer"),
-    "half a step": ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5; expected an int"),
-    "scale": ({"guidance_scale": -1.0}, "guidance_scale is -1.0; expected at least 0"),
-    "nan scale": ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
-    "inf scale": ({"guidance_scale": float("inf")}, "guidance_scale is inf; expected a finite"),
-    "latents": (
-        {"latents": torch.zeros(1, 4, 8, 8)},
-        r"latents are \(1, 4, 8, 8\); expected a tensor \(N, 4, 16, 16\)",
-    ),
-    "flat latents": ({"latents": torch.zeros(4, 16, 16)}, r"expected a tensor \(N, 4, 16, 16\)"),
-    "no tensor": ({"latents": [0.0]}, r"latents are list; expected a tensor"),
-    "two noises": (
-        {"seed": 1, "generator": torch.Generator()},
-        "Got seed and generator; expected at most one",
-    ),
-    "seed count": ({"prompt": [PROMPT] * 2, "seed": [1, 2, 3]}, "Got 2 prompts but .* 3 images"),
-    "no seeds": ({"seed": []}, r"seed is \[\]; expected an integer"),
-    "negative seed": ({"seed": -1}, "seed is -1; expected"),
-    "huge seed": ({"seed": 2**70}, "seed is .*; expected"),
-    "text seed": ({"seed": "one"}, "seed is 'one'; expected an integer"),
-    "bad generator": ({"generator": [1]}, r"generator is \[1\]; expected a torch.Generator"),
-    "output type": ({"output_type": "jpeg"}, "output_type is 'jpeg'; expected one of pil, np"),
-    "long prompt": (
-        {"prompt": "a photo " * 40 + "of a {}"},
-        "stands beyond the text encoder's length .*first 75 tokens",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_CALLS)
-def test_bad_calls_are_refused(sampler, sd1, case):
-    """Before any work: the U-Net is not evaluated."""
-    arguments, message = BAD_CALLS[case]
-    calls = []
-    hook = sd1.unet.register_forward_hook(lambda *args: calls.append(1))
-    try:
-        with pytest.raises(UserError, match=message):
-            sampler(**({"prompt": PROMPT} | arguments))
-    finally:
-        hook.remove()
-    assert not calls
-
-
-BAD_PARTS = {
-    "layers": (
-        {"injector": AppearanceMatching(layers=[r"down_blox.*attn1"])},
-        r"injector.layers: no layer of this U-Net matches 'down_blox.\*attn1'. It has: down_blocks",
-    ),
-    "blocks": (
-        {"extractor": DiffusionFeatures(blocks=["up_blocks.9"])},
-        "extractor.blocks: no layer of this U-Net matches 'up_blocks.9'",
-    ),
-    "mask layers": (
-        {"mask": CrossAttentionMask(layers=["nowhere"], resolution=4)},
-        "mask.layers: no layer of this U-Net matches 'nowhere'",
-    ),
-    "resolution": (
-        {"mask": CrossAttentionMask(resolution=5)},
-        "mask.resolution is 5; the layers of a 16 x 16 latent can have 16, 8, 4, 2, 1 cells",
-    ),
-    "expression": (
-        {"injector": AppearanceMatching(layers=["("])},
-        r"injector.layers: '\(' is no regular expression",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_PARTS)
-def test_parts_that_do_not_fit_the_unet_are_refused_at_construction(sd1, case):
-    parts, message = BAD_PARTS[case]
-    with pytest.raises(UserError, match=message):
-        tiny_sampler(sd1, **parts)
-
-
-def test_cross_attention_is_not_self_attention(sd1):
-    with pytest.raises(UserError, match="no layer of this U-Net matches .*attn2.*It has: .*attn1"):
-        tiny_sampler(sd1, injector=AppearanceMatching(layers=[r"up_blocks\.1.*attn2"]))
-
-
-def test_a_mask_from_layers_that_come_too_late_is_refused(sd1):
-    """The only cross-attention of that size stands after the first matched layer."""
-    mask = CrossAttentionMask(layers=[r"up_blocks\.3\..*attn2"], resolution=16)
-    late = tiny_sampler(sd1, mask=mask)
-    with pytest.raises(UserError, match=r"mask.resolution is 16, but no cross-attention.*before"):
-        late(PROMPT)
-
-
-def test_features_of_a_wrong_kind_are_refused(sd1):
-    extractor = DiffusionFeatures(blocks=[r"up_blocks\.1\.attentions\.0\.transformer_blocks\.0"])
-    wrong = tiny_sampler(sd1, extractor=extractor)
-    with pytest.raises(UserError, match=r"extractor.blocks: .* name a block, a resnet"):
-        wrong(PROMPT)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"height": 100}, "height is 100 pixels; expected a positive multiple of 8"),
-        ({"width": 130}, "width is 130 pixels; expected a positive multiple of 8"),
-        ({"reference_index": 1}, r"reference_index is 1, but .* has 1 image\(s\)"),
-        ({"reference_prompt": "a photo"}, "The prompt 'a photo' does not mention the concept"),
-        (
-            {"scheduler": "EulerAncestralDiscreteScheduler"},
-            "'EulerAncestralDiscreteScheduler' is not supported.*DDIM",
-        ),
-        ({"num_inference_steps": 1000}, "num_inference_steps is 1000.*use fewer"),
-        ({"resize": "squash"}, "resize is 'squash'; expected one of"),
-    ],
-)
-def test_bad_options_are_refused_at_construction(sd1, options, message):
-    with pytest.raises(UserError, match=message):
-        tiny_sampler(sd1, options=options)
-
-
-def test_an_empty_window_is_refused():
-    with pytest.raises(UserError, match=r"end_step is 4; expected more than start_step \(4\)"):
-        AppearanceMatching(start_step=4, end_step=4)
-    with pytest.raises(UserError, match="layers is empty"):
-        AppearanceMatching(layers=[])
-
-
-def test_other_pipelines_are_refused_by_name(sd1):
-    inpaint = StableDiffusionInpaintPipeline(**sd1.components, requires_safety_checker=False)
-    with pytest.raises(UserError, match="StableDiffusionInpaintPipeline is not supported.*XL"):
-        tiny_sampler(inpaint)
-    with pytest.raises(UserError, match="NoneType is not supported"):
-        Sampler(None, tiny_concept(), tiny_parts(sd1), SamplerConfig())
-
-
-def test_unets_conditioned_on_more_are_refused(sd1):
-    parts = sd1.components
-    config = dict(sd1.unet.config)
-    for change, reason in (
-        ({"in_channels": 9}, "takes 9 channels where a latent has 4"),
-        ({"time_cond_proj_dim": 8}, "conditioned on the guidance scale"),
-    ):
-        unet = type(sd1.unet).from_config(config, **change)
-        pipe = StableDiffusionPipeline(**(parts | {"unet": unet}), requires_safety_checker=False)
-        with pytest.raises(UserError, match=reason):
-            tiny_sampler(pipe)
-
-
-@pytest.mark.slow
-def test_a_compiled_unet_is_refused(sd1):
-    inside = copy.copy(sd1)
-    inside.unet = copy.deepcopy(sd1.unet)
-    inside.unet.compile()
-    with pytest.raises(UserError, match="is compiled"):
-        tiny_sampler(inside)
-    pipe = copy.copy(sd1)
-    pipe.unet = torch.compile(sd1.unet)
-    with pytest.raises(UserError, match="is compiled"):
-        tiny_sampler(pipe)
 
 
 def test_no_mask_needs_no_cross_attention(sd1):
