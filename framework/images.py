@@ -161,7 +161,7 @@ def _unreadable(path: Path) -> str:
     if path.suffix.lower() in (".heic", ".heif"):
         return (
             f"'{path}' is a HEIC picture, which is read only where the package pillow-heif is "
-            "installed (pip install pillow-heif). Install it, or convert the picture to JPEG."
+            "installed (pip install 'dreammatcher[heif]'). Install it, or convert to JPEG."
         )
     return (
         f"'{path}' is not an image that can be read. The folder may hold pictures (PNG, JPEG, "

@@ -155,3 +155,11 @@ def test_a_heic_picture_is_named_with_what_reads_it(tmp_path):
     (tmp_path / "0.heic").write_bytes(b"\x00\x00\x00\x18ftypheic")
     with pytest.raises(UserError, match=r"0\.heic.*(pillow-heif|damaged)"):
         load_images(tmp_path)
+
+
+def test_a_heic_picture_is_read_where_something_reads_it(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    picture(64, 48).save(tmp_path / "0.heic", quality=-1)
+    ((_, image),) = load_images(tmp_path)
+    assert (image.mode, image.size) == ("RGB", (64, 48))
