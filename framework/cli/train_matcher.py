@@ -28,18 +28,18 @@ CONFIG = "train-matcher"
 OUTPUT, FILE = "runs/train-matcher", "head.safetensors"
 #: Keeps training objects apart from those of the benchmark.
 STREAM = 20240618
-TARGETS = 3
+TARGETS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--images", metavar="DIR", help="synthetic warps of these pictures instead")
-    parser.add_argument("--updates", type=int, default=1400, help="of the weights (default 1400)")
+    parser.add_argument("--updates", type=int, default=700, help="of the weights (default 700)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
     parser.add_argument("--dim", type=int, default=96, help="channels the head puts out")
     parser.add_argument("--blocks", type=int, default=3, help="residual blocks of the head")
-    parser.add_argument("--looks", type=int, default=2, help="steps at which each group is shown")
-    parser.add_argument("--repeats", type=int, default=2, help="earlier pairs after each new one")
+    parser.add_argument("--looks", type=int, default=3, help="steps at which each group is shown")
+    parser.add_argument("--repeats", type=int, default=0, help="earlier pairs after each new one")
     parser.add_argument("--seed", type=int, default=0, help="of pairs, noise and the head's start")
     parser.add_argument("--output", metavar="DIR", help=f"where results go (default {OUTPUT})")
     add_config(parser)
