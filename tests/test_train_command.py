@@ -93,6 +93,6 @@ def test_what_was_printed_draws_and_the_folder_alone_is_enough(arguments, capsys
     words = ["sample", "model.path=model", "concept.path=photos", f"concept.weights={folder}"]
     words += ["--prompt", "a photo of a {}", "--output", "short"]
     assert main([*words, *quick]) == 0
-    assert "Found LoRA of the U-Net, rank 8" in capsys.readouterr().err
+    assert "Found LoRA of the U-Net and text encoder, rank 16" in capsys.readouterr().err
     pictures = [np.asarray(Image.open(f"{name}/000-0.png")) for name in ("said", "short")]
     assert np.array_equal(*pictures)

@@ -60,11 +60,10 @@ class AblationModule(pl.LightningModule):
         batches: what is missing.
     """
 
-    #: The end of a resumed run: fewer batches than ranks.
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(self, plan: Plan, folder: Path, weights: Path, batches: Sequence[Batch]) -> None:
         super().__init__()
+        # The end of a resumed run: fewer batches than ranks. (Lightning sets it on the instance.)
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.plan, self.folder, self.weights = plan, folder, weights
         self.batches = list(batches)
         self._stops = terminable()

@@ -7,6 +7,7 @@ or taken out are shared, not copied: nobody changes them in place.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from abc import ABC, abstractmethod
@@ -15,8 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from framework.atomic import atomic_path
@@ -175,9 +175,7 @@ class DiskCache(Cache):
         if not path.is_file():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                noted = (file.metadata() or {}).get("digest")
+            tensors, noted = _read(path)
             if noted != digest(tensors):
                 raise ValueError("its content is not what was written")
             os.utime(path)
@@ -243,6 +241,18 @@ class DiskCache(Cache):
 def _name(text: str) -> str:
     """A short name that is fit for a file, one for each text (and version of the format)."""
     return hashlib.sha256(f"{VERSION}:{text}".encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of a safetensors file and the digest noted in its header.
+
+    One read: ``safe_open`` opens the path once for the header and once for the values, between
+    which another process may have put a new file in its place.
+    """
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return load(content), header.get("__metadata__", {}).get("digest")
 
 
 def _remove(path: Path) -> None:

@@ -209,6 +209,14 @@ def test_two_ranks_and_a_kill_give_the_bytes_of_an_undisturbed_run(world, tmp_pa
     assert contents(killed) == contents(tmp_path / "undisturbed")
     assert not list(killed.rglob(".*.png"))
 
+    for cell in plan.cells[:1]:  # one batch left: the second rank has none
+        (killed / cell.file).unlink()
+    ended = subprocess.run(
+        command(file, killed, "run.devices=2"), env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+    assert contents(killed) == contents(tmp_path / "undisturbed")
+
 
 @pytest.mark.slow
 def test_submitted_to_local_processes(done, world, tmp_path):
