@@ -6,7 +6,7 @@ a resumed training sees exactly what an uninterrupted one sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,6 +181,10 @@ class ConceptBatches(IterableDataset):
             which makes the loss less noisy and leaves its expectation as it is.
         start: number of the first batch of this process.
         prior: class images that each batch holds after the references.
+
+    Attributes:
+        turns: tells, when iteration begins, the number of this process and how many train together;
+            not those of a process group, which may serve something around the training.
     """
 
     def __init__(
@@ -198,11 +202,10 @@ class ConceptBatches(IterableDataset):
         self.latents, self.prompts, self.prior = latents, list(prompts), prior
         self.batch_size, self.timesteps = batch_size, timesteps
         self.seed, self.stratified, self.start = seed, stratified, start
+        self.turns: Callable[[], tuple[int, int]] = lambda: (0, 1)
 
     def __iter__(self) -> Iterator[Batch]:
-        rank, world = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        rank, world = self.turns()
         step = self.start
         while True:
             yield self.batch(step * world + rank)

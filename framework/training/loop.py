@@ -108,7 +108,7 @@ def fit(
     ]
     if recording.previews is not None:
         callbacks.append(recording.previews)
-    with quiet_lightning(), torch.enable_grad():
+    with alone(devices), quiet_lightning(), torch.enable_grad():
         trainer = pl.Trainer(
             **_place(device, devices),
             precision=_LIGHTNING[precision],  # type: ignore[arg-type]
@@ -127,6 +127,7 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+        batches.turns = lambda: (trainer.global_rank, trainer.world_size)
         # A generator of its own: the loader would otherwise draw from the global one.
         loader = DataLoader(batches, batch_size=None, generator=torch.Generator())
         try:
@@ -141,9 +142,31 @@ def fit(
     return start
 
 
-def is_main() -> bool:
-    """Whether this process writes results: the first of several that train together."""
-    return int(rank_zero_only.rank or 0) == 0
+def is_main(devices: int) -> bool:
+    """Whether this process writes results: the first of several that train together.
+
+    Args:
+        devices: that train together. With one, a process that is one of several for another reason
+            (an ablation on many devices) trains and writes for itself.
+    """
+    return devices == 1 or int(rank_zero_only.rank or 0) == 0
+
+
+@contextmanager
+def alone(devices: int) -> Iterator[None]:
+    """While it lasts what trains on one device counts as the first process, so that it is logged.
+
+    Args:
+        devices: that train together; with several nothing is changed.
+    """
+    before = getattr(rank_zero_only, "rank", None)
+    try:
+        if devices == 1:
+            rank_zero_only.rank = 0
+        yield
+    finally:
+        if devices == 1:
+            rank_zero_only.rank = before
 
 
 def choose_precision(precision: str, weights: torch.dtype, device: torch.device) -> str:

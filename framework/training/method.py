@@ -139,7 +139,7 @@ class TrainedPersonalizer(Personalizer):
             _lean(model.unet, self.config.gradient_checkpointing),
         ):
             self._fit(model, concept, prompts, trained, prior, folder, seed, identity, precision)
-            if not loop.is_main():
+            if not loop.is_main(self.config.devices):
                 return folder
             path = self.write(pipe, concept, folder, trained)
         write_concept_file(folder, concept.class_name, concept.placeholder, concept.name)

@@ -218,6 +218,30 @@ def test_two_ranks_and_a_kill_give_the_bytes_of_an_undisturbed_run(world, tmp_pa
     assert contents(killed) == contents(tmp_path / "undisturbed")
 
 
+WEIGHTS = "weights/*/learned_embeds.safetensors"
+
+
+@pytest.mark.slow
+def test_words_learned_by_two_ranks_are_those_of_one(world, tmp_path):
+    """A rank that learns a word alone sees the batches, and writes the files, of a lone process."""
+    plan = tiny_plan(world, seeds=[0])
+    del plan["config"]["concept.placeholder"]
+    plan["config"] |= {"personalizer.steps": 3, "personalizer.log_every": 1}
+    file = tmp_path / "plan.yaml"
+    file.write_text(json.dumps(plan))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for ranks in (1, 2):
+        words = command(file, tmp_path / str(ranks), f"run.devices={ranks}")
+        subprocess.run(words, env=environment, check=True)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    one, two = (
+        {path.parent.name: path.read_bytes() for path in (tmp_path / ranks).glob(WEIGHTS)}
+        for ranks in ("1", "2")
+    )
+    assert len(one) == 2 and one == two
+    assert len(list((tmp_path / "2").glob("weights/*/logs/*/metrics.csv"))) == 2
+
+
 @pytest.mark.slow
 def test_submitted_to_local_processes(done, world, tmp_path):
     pytest.importorskip("submitit")
