@@ -76,6 +76,23 @@ def learn(pipe: Any, concept: Concept, config: Config, folder: Path) -> Learned:
     return Learned(Path(path), seconds, False, cpu)
 
 
+def one_device(config: Config) -> None:
+    """Refuse a training on several devices where more follows than the training.
+
+    Lightning starts the program again for each further device, and every copy would do the rest.
+
+    Raises:
+        UserError: with the way to use several devices.
+    """
+    devices = config.personalizer.get("devices", 1)
+    if devices != 1 and config.concept.weights is None:
+        raise UserError(
+            f"personalizer.devices is {devices}, which is for dreammatcher train alone; here each "
+            "concept is learned on one device. Leave it at 1 (dreammatcher ablate spreads concepts "
+            "over run.devices), or train beforehand and give concept.weights."
+        )
+
+
 def personalizer_for(path: Path, config: Config) -> Any:
     """The personalizer that loads some weights: found out from them, whatever is configured.
 

@@ -187,6 +187,7 @@ def test_demo_with_own_pictures_and_one_of_them(settings, world, tmp_path, capsy
         (["--concept", "blot", "evaluation.text=plane"], "evaluation.text"),
         (["--concept", "blot", "seeds=[1,1]"], "twice"),
         (["--images", "./nowhere", "--class-name", "mug"], "does not exist"),
+        (["--concept", "blot", "personalizer.devices=2"], "for dreammatcher train alone"),
     ],
 )
 def test_bad_input_leaves_nothing(settings, tmp_path, capsys, words, message):
@@ -291,8 +292,16 @@ def test_several_methods_in_one_table(settings, tmp_path, capsys):
     assert "Did you mean 'dreambooth" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["blott", ",", "blot,nothing"])
-def test_compare_refuses_unknown_concepts(settings, tmp_path, text):
-    words = ["compare", "--output", str(tmp_path / "run"), "--concepts", text, *settings]
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["--concepts", "blott"],
+        ["--concepts", ","],
+        ["--concepts", "blot,nothing"],
+        ["personalizer.devices=2"],
+    ],
+)
+def test_compare_refuses(settings, tmp_path, bad):
+    words = ["compare", "--output", str(tmp_path / "run"), *settings, *bad]
     assert main(words) == 2
     assert not (tmp_path / "run").exists()

@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from framework.ablation.variants import Resolver, check_distinct, variants_of
 from framework.config import Config
 from framework.errors import UserError, unknown_name
 from framework.metrics.protocols import PROTOCOLS
+from framework.personalize import one_device
 from framework.types import Concept
 
 
@@ -106,7 +107,8 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
             settings.append(subjects.setting(each, name, entry, config))
     check_unique_files(settings)
     if said.learn:
-        _check_learning(configs.values())
+        for config in configs.values():
+            one_device(config)
     return Plan(
         name=said.name,
         description=said.description,
@@ -119,22 +121,6 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
         protocols=tuple(_protocols(said.protocols)),
         config=first,
     )
-
-
-def _check_learning(configs: Iterable[Config]) -> None:
-    """Refuse a training on several devices inside a run, whose processes would wait for each other.
-
-    Raises:
-        UserError: with the way to use several devices.
-    """
-    for config in configs:
-        devices = config.personalizer.get("devices", 1)
-        if devices != 1 and config.concept.weights is None:
-            raise UserError(
-                f"personalizer.devices is {devices}; in an ablation each concept is learned on one "
-                "device, and run.devices spreads the concepts over several. Leave it at 1, or "
-                "train beforehand (dreammatcher train) and give concept.weights."
-            )
 
 
 def _baseline(name: str | None, variants: list[Variant]) -> str:

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from framework.compare import check_prompts, rehearse
     from framework.loading import load_pipeline
     from framework.metrics.loading import load_encoders
+    from framework.personalize import one_device
     from framework.runs import open_run
     from framework.two_pass import RESULT, judge_identity
 
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             for method in chosen_methods(args.personalizers)
         }
     for method, each in configs.items():
+        one_device(each)
         if each.personalizer["name"] != method:
             raise UserError(
                 f"--personalizers has '{method}' and the configuration says personalizer="

@@ -53,9 +53,10 @@ def run(args: argparse.Namespace) -> int:
     from framework.metrics.judge import Judge
     from framework.metrics.loading import load_encoders
     from framework.metrics.scale import other_concepts
-    from framework.personalize import learn, plug_in
+    from framework.personalize import learn, one_device, plug_in
     from framework.runs import open_run
 
+    one_device(config)
     concept = load_concept(config)
     if config.concept.path is not None and config.model.path in config.model.notes:
         logger.warning("Note: %s", config.model.notes[config.model.path])

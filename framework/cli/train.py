@@ -61,14 +61,16 @@ def run(args: argparse.Namespace) -> None:
     pipe = load_pipeline(config.model)
     personalizer.check(pipe, concept)
     folder = open_run(Path(config.output or default).expanduser(), config)
-    print(
-        f"Learning {concept.placeholder} ({concept.class_name}) from {len(concept.images)} "
-        f"picture(s) with {kind}."
-    )
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of those that train together; it tells
+    if first:
+        print(
+            f"Learning {concept.placeholder} ({concept.class_name}) from {len(concept.images)} "
+            f"picture(s) with {kind}."
+        )
     started = time.monotonic()
     weights = personalizer.train(pipe, concept, folder, seed=config.seed)
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return  # one of several processes that train together; the first one tells
+    if not first:
+        return
     print(f"Done in {time.monotonic() - started:.0f} s. Weights: {weights}")
     print(f"Use them:\n  {usage(args, concept, weights)}")
 

@@ -99,7 +99,7 @@ def test_concepts_have_own_settings_and_prompt_lists(world):
         ({"run": {"device": 1}}, "Did you mean 'devices'"),
         ({"run": {"precision": "8"}}, "precision"),
         ({"vary": {"sampler.reference_index": [0, 7]}}, "reference_index is 7"),
-        ({"vary": {"personalizer.devices": [1, 2]}}, "run.devices spreads"),
+        ({"vary": {"personalizer.devices": [1, 2]}}, "over run.devices"),
     ],
 )
 def test_what_is_refused(world, changes, message):
