@@ -107,8 +107,8 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
             settings.append(subjects.setting(each, name, entry, config))
     check_unique_files(settings)
     if said.learn:
-        for config in configs.values():
-            one_device(config)
+        for setting in settings:
+            one_device(setting.config)
     return Plan(
         name=said.name,
         description=said.description,

@@ -64,7 +64,7 @@ class TrainingConfig(PartConfig):
         "auto", "of computing; auto: as the weights", choices=("auto", "32", "bf16", "16")
     )
     gradient_checkpointing: bool = option(False, "less memory, a third more time")
-    devices: int = option(1, "GPUs (or processes on a CPU) to train on", low=1)
+    devices: int = option(1, "GPUs (or processes on a CPU) dreammatcher train trains on", low=1)
     checkpoint_every: int = option(100, "updates between checkpoints", low=1)
     keep_checkpoints: int = option(2, "how many of the latest are kept", low=1)
     logger: str = option("csv", "loss curve", choices=("csv", "tensorboard", "none"))
