@@ -60,6 +60,7 @@ def run_plan(plan: Plan, folder: Path, batches: Sequence[Batch] | None = None) -
     trainer = make_trainer(plan.run, folder, len(todo), callbacks, curve)
     with interruptible():
         trainer.predict(module, return_predictions=False)
+        trainer.strategy.barrier("drawn")  # Lightning has none there; what follows needs all ranks
     left = missing(folder, todo)
     if left and trainer.world_size == 1:
         raise UserError(
