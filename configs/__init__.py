@@ -1,1 +1,1 @@
-"""Shipped configurations (YAML); see :func:`framework.resources.config_file`."""
+"""Shipped configurations (YAML); see :func:`framework.config.resources.config_file`."""

@@ -9,15 +9,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from framework.cache import make_cache
-from framework.concepts import load_concept
-from framework.config import Config, load_config
+from framework.backbones.loading import load_pipeline
+from framework.concepts.folders import load_concept
+from framework.config.page import Config, load_config
+from framework.config.resources import resolve_path
 from framework.errors import UserError
-from framework.loading import load_pipeline
-from framework.parts import Parts
-from framework.personalize import personalizer_for, plug_in
-from framework.resources import resolve_path
-from framework.sampler import Sampler
+from framework.sampling.cache import make_cache
+from framework.sampling.plan import Parts
+from framework.sampling.sampler import Sampler
+from framework.training.personalize import personalizer_for, plug_in
 from framework.types import Concept
 
 
@@ -43,14 +43,14 @@ def compose(
     """Assemble a sampler.
 
     Args:
-        config: anything :func:`framework.config.load_config` takes; None is the default.
+        config: anything :func:`framework.config.page.load_config` takes; None is the default.
         pipe: a diffusers pipeline to use instead of loading ``model.path``, personalized or not.
         concept: a concept to use instead of loading ``concept``.
         overrides: ``key=value`` pairs.
 
     Returns:
-        A :class:`framework.sampler.Sampler`; ``sampler(prompt, seed=...)`` draws. With ``concepts``
-        in the configuration it is a :class:`framework.several.SeveralSampler`.
+        A :class:`Sampler`; ``sampler(prompt, seed=...)`` draws. With ``concepts`` in the
+        configuration it is a :class:`framework.sampling.several.SeveralSampler`.
 
     Raises:
         UserError: whatever in the configuration cannot be used.
@@ -67,7 +67,7 @@ def compose(
 
 def _compose_several(config: Config, pipe: Any) -> Sampler:
     """A sampler of several concepts, each with its own parts, reference and weights."""
-    from framework.several import SeveralSampler, check_distinct
+    from framework.sampling.several import SeveralSampler, check_distinct
 
     singles = [replace(config, concept=each, concepts=[]) for each in config.concepts]
     concepts = [load_concept(single) for single in singles]

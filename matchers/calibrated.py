@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.config.resources import resolve_path
 from framework.errors import UserError
-from framework.nested import section_of
 from framework.options import PartConfig, option
+from framework.options.nested import section_of
 from framework.registry import MATCHERS
-from framework.resources import resolve_path
 from framework.types import Correspondence, Features, Masks, Views
 from matchers.wrapper import Wrapper
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from framework.config.resources import resolve_path
 from framework.errors import UserError
 from framework.interfaces import ImageMatcher
 from framework.options import PartConfig, option
-from framework.resources import resolve_path
 from framework.types import Correspondence, Masks, Views
 from matchers.functional_sparse import SparseMatches, densify
 

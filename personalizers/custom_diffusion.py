@@ -14,19 +14,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from framework.backbones.layers import is_cross_attention
 from framework.errors import UserError
-from framework.layers import is_cross_attention
 from framework.options import option
 from framework.registry import PERSONALIZERS
 from framework.training.copies import chain, replace_parameter, shared_copy, swap
 from framework.training.embeds import check_rows
+from framework.training.formats.custom_diffusion import WEIGHTS, read_custom, write_custom
+from framework.training.formats.fits import check_shapes
+from framework.training.formats.recognise import CUSTOM_DIFFUSION, located
 from framework.training.new_word import NewWordConfig, NewWordPersonalizer
 from framework.training.options import PriorConfig
 from framework.training.words import add_words, check_widths, towers
 from framework.types import Concept
-from framework.weights.custom_diffusion import WEIGHTS, read_custom, write_custom
-from framework.weights.fits import check_shapes
-from framework.weights.recognise import CUSTOM_DIFFUSION, located
 
 
 @dataclass

@@ -16,11 +16,11 @@ from torch import nn
 from framework.options import option
 from framework.registry import PERSONALIZERS
 from framework.training.copies import swap
+from framework.training.formats.pipelines import load_parts, master_copy, write_pipeline
+from framework.training.formats.recognise import DREAMBOOTH, located
 from framework.training.identifier import IdentifierConfig, IdentifierPersonalizer
 from framework.training.words import towers
 from framework.types import Concept
-from framework.weights.pipelines import load_parts, master_copy, write_pipeline
-from framework.weights.recognise import DREAMBOOTH, located
 
 FOLDER = "pipeline"
 

@@ -18,11 +18,11 @@ from framework.errors import UserError
 from framework.options import option
 from framework.registry import PERSONALIZERS
 from framework.training.copies import shared_copy, swap
+from framework.training.formats.lora import FILE, adapters, inject, load_lora, write_lora
+from framework.training.formats.recognise import LORA
 from framework.training.identifier import IdentifierConfig, IdentifierPersonalizer
 from framework.training.words import towers
 from framework.types import Concept
-from framework.weights.lora import FILE, adapters, inject, load_lora, write_lora
-from framework.weights.recognise import LORA
 
 ADAPTER = "learned"
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")

@@ -17,10 +17,10 @@ from torch import nn
 from framework.options import option
 from framework.registry import PERSONALIZERS
 from framework.training.embeds import FILE, read_embeds, write_embeds
+from framework.training.formats.recognise import TEXTUAL_INVERSION
 from framework.training.new_word import NewWordConfig, NewWordPersonalizer
 from framework.training.words import add_words, check_widths, towers
 from framework.types import Concept
-from framework.weights.recognise import TEXTUAL_INVERSION
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import tiny_sd, tiny_sdxl
 
-from framework.progress import no_progress
+from framework.runs.progress import no_progress
 
 
 @pytest.fixture(autouse=True)

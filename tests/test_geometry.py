@@ -7,7 +7,7 @@ import torch
 
 from framework.errors import UserError
 from framework.geometry import cell_grid, cycle_error, resize_grid, resize_mask, warp
-from framework.shapes import check_shape, grid_of
+from framework.interfaces.shapes import check_shape, grid_of
 from framework.types import Layout
 
 

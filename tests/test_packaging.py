@@ -39,8 +39,8 @@ def test_importing_everything_a_command_needs_opens_no_connection_and_writes_not
         "def refuse(*args, **kwargs): raise AssertionError('network')\n"
         "socket.socket.connect = refuse; socket.create_connection = refuse\n"
         "socket.getaddrinfo = refuse\n"
-        "import framework.composer, framework.config\n"
-        "framework.config.load_config()\n"
+        "import framework.composer, framework.config.page\n"
+        "framework.config.page.load_config()\n"
         "print('done')\n"
     )
     done = subprocess.run(

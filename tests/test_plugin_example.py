@@ -39,7 +39,7 @@ def test_an_installed_plug_in_is_listed_configured_and_used_by_name(installed, t
     code = (
         "import json, torch\n"
         "from framework.cli.listing import collect\n"
-        "from framework.config import load_config\n"
+        "from framework.config.page import load_config\n"
         "from framework.types import Features, Masks\n"
         "(part,) = [p for p in collect('matcher')['matcher'] if p['name'] == 'centred']\n"
         "matcher = load_config(None, ['matcher=centred', 'matcher.reach=3']).part('matcher')\n"

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from framework.ablation.plan import load_plan
 from framework.cli.arguments import Parser, add_common
 from framework.cli.main import COMMANDS, main
-from framework.config import load_config
+from framework.config.page import load_config
+from framework.experiments.plan import load_plan
 from framework.interfaces import Matcher
 from framework.registry import MATCHERS, REGISTRIES
 from framework.types import Features, Masks

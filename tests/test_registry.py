@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from framework import registry as registry_module
-from framework.config import load_config
+from framework.config.page import load_config
 from framework.errors import UserError
 from framework.interfaces import Guidance, Matcher
 from framework.registry import MATCHERS, REGISTRIES, Registry, import_plugin

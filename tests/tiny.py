@@ -22,13 +22,14 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from framework.cache import Cache
+from framework.config.sampler import SamplerConfig
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.none import NoGuidance
 from framework.masks.cross_attention import CrossAttentionMask
-from framework.parts import Parts
 from framework.registry import INJECTORS
-from framework.sampler import Sampler, SamplerConfig
+from framework.sampling.cache import Cache
+from framework.sampling.plan import Parts
+from framework.sampling.sampler import Sampler
 from framework.trajectories.ddim_inversion import DDIMInversion
 from framework.types import Concept
 from matchers.cycle_argmax import CycleArgmax

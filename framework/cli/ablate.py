@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from framework.ablation.plan import Plan
+    from framework.experiments.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,16 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, score, tabulate."""
-    from framework.ablation.plan import load_plan
+    from framework.experiments.plan import load_plan
 
     plan = load_plan(args.plan, args.overrides)
     folder = default_folder(plan, args.output)
     if args.dry_run:
-        from framework.ablation.estimate import describe
+        from framework.experiments.estimate import describe
 
         print(describe(plan, folder, args.timed))
         return 0
-    from framework.ablation.run import first_rank, run_plan
+    from framework.experiments.run import first_rank, run_plan
 
     if first_rank() and not args.no_scores:
         check_encoders(plan)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{drawn} picture(s) drawn, {len(plan.cells)} in {folder / 'images'}")
     if args.no_scores:
         return 0
-    from framework.ablation.evaluate import evaluate_run, print_results
+    from framework.experiments.evaluate import evaluate_run, print_results
 
     print_results(evaluate_run(plan, folder), folder)
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from framework.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from framework.config import Config
+    from framework.config.page import Config
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,6 +62,6 @@ def config_of(args: argparse.Namespace, extra: Sequence[str] = ()) -> Config:
         args: parsed with :func:`add_config`'s arguments.
         extra: overrides applied after the user's.
     """
-    from framework.config import load_config
+    from framework.config.page import load_config
 
     return load_config(args.config or None, [*args.overrides, *extra])

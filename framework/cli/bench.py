@@ -28,9 +28,9 @@ from framework.cli.arguments import add_config, config_of
 from framework.errors import UserError, check_range
 
 if TYPE_CHECKING:
-    from framework.bench.costs import Time
-    from framework.bench.models import Subject
-    from framework.config import Config
+    from framework.config.page import Config
+    from framework.costs.costs import Time
+    from framework.costs.models import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from framework.atomic import write_atomic
-    from framework.bench.report import KEY, markdown, table, verdicts, with_ratios
     from framework.cli.results import versions
-    from framework.progress import no_progress
+    from framework.costs.report import KEY, markdown, table, verdicts, with_ratios
+    from framework.runs.atomic import write_atomic
+    from framework.runs.progress import no_progress
 
     folder = Path(args.output or config.output or OUTPUT).expanduser()
     rows: list[dict[str, Any]] = []
@@ -118,8 +118,8 @@ def run_throughput(config: Config, args: argparse.Namespace) -> int:
     """Measure, write, print how fast several processes draw."""
     from dataclasses import asdict
 
-    from framework.ablation import throughput
-    from framework.atomic import write_atomic
+    from framework.experiments import throughput
+    from framework.runs.atomic import write_atomic
 
     try:
         processes = sorted(int(word) for word in args.processes.split(","))
@@ -156,8 +156,8 @@ def run_throughput(config: Config, args: argparse.Namespace) -> int:
 
 def measure(name: str, config: Config, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm of one model for every number of targets, per image."""
-    from framework.bench.costs import ARMS, PLAIN, counted, for_targets, timed
-    from framework.bench.models import configured, sd15
+    from framework.costs.costs import ARMS, PLAIN, counted, for_targets, timed
+    from framework.costs.models import configured, sd15
 
     clock = args.time == "all" or (args.time == "configured" and name == "configured")
     subject: Subject = configured(config) if name == "configured" else sd15(config, random=clock)

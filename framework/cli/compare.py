@@ -23,7 +23,7 @@ from framework.cli.arguments import add_config
 from framework.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from framework.config import Config
+    from framework.config.page import Config
     from framework.types import Concept
 
 logger = logging.getLogger(__name__)
@@ -68,17 +68,17 @@ class Task:
 
 def run(args: argparse.Namespace) -> int:
     """Learn and draw everything, score everything, write, print."""
-    from framework.config import load_config
+    from framework.config.page import load_config
 
     sources = [CONFIG, *(args.config or [])]
     config = load_config(sources, args.overrides)
     config = replace(config, output=args.output or config.output)
-    from framework.compare import check_prompts, rehearse
-    from framework.loading import load_pipeline
+    from framework.backbones.loading import load_pipeline
+    from framework.experiments.compare import check_prompts, rehearse
+    from framework.experiments.two_pass import RESULT, judge_identity
     from framework.metrics.loading import load_encoders
-    from framework.personalize import one_device
-    from framework.runs import open_run
-    from framework.two_pass import RESULT, judge_identity
+    from framework.runs.folder import open_run
+    from framework.training.personalize import one_device
 
     names = chosen_names(args.concepts, config)
     if config.concept.weights is not None or config.concept.path is not None:
@@ -154,7 +154,7 @@ def chosen_methods(text: str) -> list[str]:
 
 def _tasks(configs: dict[str, Config], names: list[str], folder: Path, several: bool) -> Any:
     """Every concept with every method, so that an interrupted run has whole concepts."""
-    from framework.concepts import load_concept
+    from framework.concepts.folders import load_concept
 
     for name in names:
         for method, config in configs.items():
@@ -165,7 +165,7 @@ def _tasks(configs: dict[str, Config], names: list[str], folder: Path, several: 
 
 def _draw_all(pipe: Any, tasks: list[Task]) -> None:
     """First pass."""
-    from framework.two_pass import draw_concept, drawn
+    from framework.experiments.two_pass import draw_concept, drawn
 
     for place, task in enumerate(tasks, start=1):
         title = f"{place}/{len(tasks)}  {task.concept.name} ({task.method})"
@@ -179,7 +179,7 @@ def _draw_all(pipe: Any, tasks: list[Task]) -> None:
 def _score(task: Task, encoders: Any, judge: str) -> dict[str, Any]:
     """Second pass of one task, unless this judge has scored it."""
     from framework.cli.results import write_grid
-    from framework.two_pass import finished, score_concept
+    from framework.experiments.two_pass import finished, score_concept
 
     report = finished(task.folder, task.concept, task.config, judge)
     if report is None:
@@ -194,7 +194,7 @@ def chosen_names(text: str, config: Config) -> list[str]:
     Raises:
         UserError: a name is not in the library, or the library is empty.
     """
-    from framework.concepts import list_concepts
+    from framework.concepts.folders import list_concepts
 
     known = list_concepts(config.concept.library)
     if not known:
@@ -227,11 +227,11 @@ def _report(reports: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from framework.atomic import write_atomic
     from framework.cli.results import versions, write_json
-    from framework.compare import BASELINE, LABELS, TREATED
+    from framework.experiments.compare import BASELINE, LABELS, TREATED
     from framework.metrics.tables import markdown
     from framework.metrics.verdict import pool, sentences, verdict
+    from framework.runs.atomic import write_atomic
 
     pooled = pool(reports, BASELINE, TREATED)
     said = sentences(pooled, BASELINE, TREATED)

@@ -22,8 +22,8 @@ from framework.cli.arguments import add_config
 from framework.errors import UserError
 
 if TYPE_CHECKING:
-    from framework.compare import Comparison
-    from framework.config import Config
+    from framework.config.page import Config
+    from framework.experiments.compare import Comparison
     from framework.metrics.scale import Scale
     from framework.types import Concept
 
@@ -47,14 +47,14 @@ def run(args: argparse.Namespace) -> int:
     """Learn, draw, score, write, print."""
     begun = time.perf_counter()
     config = demo_config(args)
-    from framework.compare import check_prompts, compare_arms, rehearse
-    from framework.concepts import load_concept
-    from framework.loading import load_pipeline
+    from framework.backbones.loading import load_pipeline
+    from framework.concepts.folders import load_concept
+    from framework.experiments.compare import check_prompts, compare_arms, rehearse
     from framework.metrics.judge import Judge
     from framework.metrics.loading import load_encoders
     from framework.metrics.scale import other_concepts
-    from framework.personalize import learn, one_device, plug_in
-    from framework.runs import open_run
+    from framework.runs.folder import open_run
+    from framework.training.personalize import learn, one_device, plug_in
 
     one_device(config)
     concept = load_concept(config)
@@ -94,7 +94,7 @@ def demo_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: --class-name without --images, or whatever the configuration has wrong.
     """
-    from framework.config import load_config
+    from framework.config.page import load_config
 
     chosen: dict[str, Any] = {}
     if args.images is not None:
@@ -132,9 +132,9 @@ def _write(
         write_json,
         write_matches,
     )
-    from framework.compare import BASELINE, TREATED
+    from framework.concepts.text import fill
+    from framework.experiments.compare import BASELINE, TREATED
     from framework.metrics.summary import summarise
-    from framework.text import fill
 
     concept = comparison.concept
     scores = {name: arm.scores for name, arm in comparison.arms.items()}

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def scoring_device() -> str:
     """A GPU where there is one."""
-    from framework.loading import pick_device
+    from framework.backbones.loading import pick_device
 
     return str(pick_device("auto"))

@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"'{folder}' is no folder; give a run folder or a folder of images.")
-    from framework.ablation.folder import PLAN
     from framework.cli.device import scoring_device
+    from framework.experiments.folder import PLAN
 
     changes = evaluation_changes(args.overrides)
     if (folder / PLAN).is_file():
-        from framework.ablation.evaluate import evaluate_run, print_results
+        from framework.experiments.evaluate import evaluate_run, print_results
 
         if args.references:
             raise UserError(
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
         )
         print_results(found, folder)
         return 0
-    from framework.ablation.evaluate import print_results
-    from framework.ablation.images import evaluate_images
+    from framework.experiments.evaluate import print_results
+    from framework.experiments.images import evaluate_images
 
     if not args.references:
         raise UserError(
@@ -113,7 +113,7 @@ def evaluation_changes(overrides: list[str]) -> dict[str, object]:
     Raises:
         UserError: a word is about anything but the evaluation, or is wrong.
     """
-    from framework.config import load_config
+    from framework.config.page import load_config
     from framework.options import options_of
 
     keys = []

@@ -19,7 +19,7 @@ from framework.cli.arguments import add_config, config_of
 from framework.errors import UserError, check_range
 
 if TYPE_CHECKING:
-    from framework.sampler import Sampler
+    from framework.sampling.sampler import Sampler
     from framework.types import StepTrace
     from framework.viz.inspect import Look
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     check_range("--seed", seed, 0, 2**63 - 1)
     prompt = args.prompt or config.prompts[0]
 
-    from framework.atomic import atomic_path
     from framework.composer import compose
+    from framework.runs.atomic import atomic_path
     from framework.viz.inspect import draw_look
 
     sampler = compose(config)
@@ -109,7 +109,7 @@ def choose(text: str, matched: list[int]) -> list[int]:
 
 def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[Look]:
     """The conditional half of each recorded step, its predictions decoded."""
-    from framework.text import fill
+    from framework.concepts.text import fill
     from framework.types import Features
     from framework.viz.inspect import Look
     from framework.viz.matches import Match

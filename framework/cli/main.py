@@ -132,7 +132,7 @@ def _run(module: ModuleType, parser: Parser, flags: list[str], words: list[str])
         return int(stop.code or 0)
     with ExitStack() as stack:
         if args.quiet:
-            from framework.progress import no_progress
+            from framework.runs.progress import no_progress
 
             stack.enter_context(no_progress())
         if hasattr(args, "overrides") and not args.debug:  # a command that reads a configuration

@@ -25,7 +25,7 @@ from framework.cli.arguments import add_config, config_of
 from framework.errors import UserError, check_range
 
 if TYPE_CHECKING:
-    from framework.config import Config
+    from framework.config.page import Config
     from framework.matchbench.bench import Bench
     from framework.matchbench.observe import Observatory
     from framework.matchbench.pairs import Source
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     check_range("--pairs", args.pairs, 1)
     check_range("--seed", args.seed, 0, 2**31 - 1)
 
-    from framework.loading import load_pipeline
+    from framework.backbones.loading import load_pipeline
     from framework.matchbench.bench import Bench
     from framework.matchbench.field import Field, choose_steps, entries
     from framework.matchbench.observe import Observatory
@@ -155,10 +155,10 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     """Write :data:`FILES`; print the tables."""
     from rich.console import Console
 
-    from framework.atomic import write_atomic
     from framework.cli.results import versions
     from framework.matchbench.report import KEY, draw_curves, main_table, markdown, split_table
     from framework.matchbench.summary import summarise
+    from framework.runs.atomic import write_atomic
 
     folder, rows = bench.folder, summarise(records)
     pairs = len({record["pair"] for record in records})

@@ -18,10 +18,10 @@ def report_methods(reports: Reports, folder: Path) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from framework.atomic import write_atomic
     from framework.cli.results import versions, write_json
-    from framework.compare import BASELINE, TREATED
+    from framework.experiments.compare import BASELINE, TREATED
     from framework.metrics.verdict import pool
+    from framework.runs.atomic import write_atomic
 
     pooled = {method: pool(found, BASELINE, TREATED) for method, found in reports.items()}
     table = methods_table(reports, pooled)
@@ -72,7 +72,7 @@ def seconds(found: dict[str, dict[str, Any]]) -> dict[str, float | None]:
 
 def methods_table(reports: Reports, pooled: dict[str, Any]) -> str:
     """Three rows a method (baseline, DreamMatcher, paired difference), as Markdown."""
-    from framework.compare import BASELINE, LABELS, TREATED
+    from framework.experiments.compare import BASELINE, LABELS, TREATED
     from framework.metrics.judge import SCORES, TITLES
 
     titles = [TITLES[name] for name in SCORES]

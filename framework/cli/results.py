@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from framework.compare import Comparison
-    from framework.config import Config
+    from framework.config.page import Config
+    from framework.experiments.compare import Comparison
 
 PACKAGES = ("dreammatcher", "torch", "diffusers", "transformers", "timm", "torchmetrics")
 SHOWN_MATCHES = 4
@@ -36,7 +36,7 @@ def traced_cells(config: Config) -> list[int]:
 
 def write_images(comparison: Comparison, folder: Path) -> None:
     """Every picture as ``images/<arm>/<prompt-index>-<seed>.png``, each in one piece."""
-    from framework.atomic import atomic_path
+    from framework.runs.atomic import atomic_path
 
     for name, arm in comparison.arms.items():
         for cell, image in zip(comparison.cells, arm.images, strict=True):
@@ -46,9 +46,9 @@ def write_images(comparison: Comparison, folder: Path) -> None:
 
 def write_grid(comparison: Comparison, report: dict[str, Any], folder: Path) -> Path:
     """``grid.png``: references, baseline, DreamMatcher."""
-    from framework.atomic import atomic_path
-    from framework.compare import BASELINE, LABELS, TREATED
-    from framework.text import fill
+    from framework.concepts.text import fill
+    from framework.experiments.compare import BASELINE, LABELS, TREATED
+    from framework.runs.atomic import atomic_path
     from framework.viz.grid import Row, draw_grid
 
     concept = comparison.concept
@@ -78,9 +78,9 @@ def write_grid(comparison: Comparison, report: dict[str, Any], folder: Path) -> 
 
 def write_matches(comparison: Comparison, config: Config, folder: Path) -> Path:
     """``matches.png``: what the last matched step of DreamMatcher's arm saw."""
-    from framework.atomic import atomic_path
-    from framework.compare import TREATED
-    from framework.text import fill
+    from framework.concepts.text import fill
+    from framework.experiments.compare import TREATED
+    from framework.runs.atomic import atomic_path
     from framework.viz.matches import draw_matches, last_matched, matches_of, sized_reference
 
     concept, arm = comparison.concept, comparison.arms[TREATED]
@@ -101,7 +101,7 @@ def write_matches(comparison: Comparison, config: Config, folder: Path) -> Path:
 
 def write_json(path: Path, data: Any) -> Path:
     """JSON in one piece."""
-    from framework.atomic import write_atomic
+    from framework.runs.atomic import write_atomic
 
     write_atomic(path, (json.dumps(data, indent=2) + "\n").encode())
     return path
@@ -111,7 +111,7 @@ def table_of(report: dict[str, Any], title: str) -> Table:
     """One concept's similarities of both arms, their difference and the places on the scale."""
     from rich.table import Table
 
-    from framework.compare import BASELINE, LABELS, TREATED
+    from framework.experiments.compare import BASELINE, LABELS, TREATED
     from framework.metrics.judge import SCORES, TITLES
 
     table = Table(title=title, title_justify="left", title_style="bold")

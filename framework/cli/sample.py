@@ -24,8 +24,8 @@ from framework.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from framework.config import Config
-    from framework.sampler import Sampler
+    from framework.config.page import Config
+    from framework.sampling.sampler import Sampler
     from framework.types import Concept, SamplerOutput
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     if own and config.model.path in config.model.notes:
         logger.warning("Note: %s", config.model.notes[config.model.path])
 
-    from framework.atomic import write_atomic
-    from framework.runs import open_run
+    from framework.runs.atomic import write_atomic
+    from framework.runs.folder import open_run
 
     default = Path("runs/sample") / "-".join(each.name for each in concepts_of(sampler))
     folder = open_run(Path(config.output or default).expanduser(), config)
@@ -99,10 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
 def plain_sampler(sampler: Sampler, config: Config) -> Sampler:
     """The same model and concept without matching and guidance."""
-    from framework.compare import baseline_config
     from framework.composer import build_parts
-    from framework.sampler import Sampler
-    from framework.several import SeveralSampler
+    from framework.experiments.compare import baseline_config
+    from framework.sampling.sampler import Sampler
+    from framework.sampling.several import SeveralSampler
 
     if isinstance(sampler, SeveralSampler):
         each = [build_parts(baseline_config(config)) for _ in sampler.concepts]
@@ -123,7 +123,7 @@ def file_name(prompt_index: int, seed: int) -> str:
 
 def _check_prompts(sampler: Sampler, config: Config) -> None:
     """Refuse every prompt that cannot be drawn before the first is."""
-    from framework.text import check_words
+    from framework.concepts.text import check_words
 
     settings = config.concepts or [config.concept]
     for concept, given in zip(concepts_of(sampler), settings, strict=True):
@@ -136,7 +136,7 @@ def _check_prompts(sampler: Sampler, config: Config) -> None:
 
 def _check_placeholder(word: str, tokenizer: Any, weights: str | None) -> None:
     """Say it plainly if nothing has taught the model this concept."""
-    from framework.text import unknown_words
+    from framework.concepts.text import unknown_words
 
     if weights is not None or not word or word in tokenizer.get_vocab():
         return
@@ -163,8 +163,8 @@ def _index(config: Config, sampler: Sampler) -> list[dict[str, Any]]:
 
 def _draw(sampler: Sampler, config: Config, folder: Path, traces: Path | None, label: str) -> None:
     """Draw what is missing, a batch at a time, and write each image when it is there."""
-    from framework.atomic import write_atomic
-    from framework.progress import progress
+    from framework.runs.atomic import write_atomic
+    from framework.runs.progress import progress
 
     jobs = [
         (index, seed)
@@ -214,7 +214,7 @@ def write_trace(result: SamplerOutput, row: int, path: Path) -> None:
     """
     from safetensors.torch import save
 
-    from framework.atomic import write_atomic
+    from framework.runs.atomic import write_atomic
 
     tensors = {}
     for step in result.trace:

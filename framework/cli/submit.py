@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Submit."""
-    from framework.ablation.plan import load_plan
-    from framework.ablation.slurm import submit
     from framework.cli.ablate import default_folder
+    from framework.experiments.plan import load_plan
+    from framework.experiments.slurm import submit
 
     if args.tasks < 1 or args.minutes < 1:
         raise UserError("--tasks and --minutes must be at least 1.")

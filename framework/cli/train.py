@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: something in the configuration, the pictures or the output folder cannot be used.
     """
-    from framework.concepts import load_concept
-    from framework.loading import load_pipeline
-    from framework.runs import open_run
+    from framework.backbones.loading import load_pipeline
+    from framework.concepts.folders import load_concept
+    from framework.runs.folder import open_run
 
     config = config_of(args)
     config = replace(config, output=args.output or config.output)

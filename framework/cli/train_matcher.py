@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, write the head."""
-    from framework.config import load_config
+    from framework.config.page import load_config
 
     for name, low, high in (
         ("updates", 1, None),
@@ -67,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
             "that nothing can be learned about its channels. Use extractor.pca=null."
         )
 
-    from framework.loading import load_pipeline
+    from framework.backbones.loading import load_pipeline
     from framework.matchbench.learn import MatchingSystem, new_head, task_identity, train_head
     from framework.matchbench.lessons import Lessons
     from framework.matchbench.observe import Observatory
-    from framework.runs import open_run
+    from framework.runs.folder import open_run
     from framework.training.system import Optimization
     from matchers.learned import save_head
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.backbones.layers import anything, resolve
 from framework.errors import UserError
 from framework.extractors.pca import resized_joint_pca
 from framework.geometry import resize_grid
-from framework.layers import anything, resolve
 from framework.types import Features
 
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from timm.data import resolve_data_config
 from torch import Tensor
 
+from framework.config.resources import resolve_path
 from framework.errors import UserError
-from framework.resources import resolve_path
 
 
 class DenseEncoder:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.backbones.schedule import predicted_clean
 from framework.errors import UserError
 from framework.geometry import warp
 from framework.interfaces import Guidance, GuidanceInputs
 from framework.options import PartConfig, option
 from framework.registry import GUIDANCE
-from framework.schedule import predicted_clean
 
 
 @dataclass

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from framework.cache.fingerprint import of_part
 from framework.interfaces.part import Part
-from framework.nested import section_of
-from framework.shapes import check_shape
-from framework.step import StepOutputs
+from framework.interfaces.shapes import check_shape
+from framework.interfaces.step import StepOutputs
+from framework.options.nested import section_of
+from framework.sampling.cache.fingerprint import of_part
 from framework.types import Features
 
 
@@ -79,7 +79,7 @@ class FeatureExtractor(Part, ABC):
         """Descriptors of the step just evaluated.
 
         Args:
-            step: what the step produced, see :class:`framework.step.StepOutputs`.
+            step: what the step produced, see :class:`framework.interfaces.step.StepOutputs`.
 
         Returns:
             target and reference descriptors, (B, H, W, D) each, float32, L2-normalised over D;

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from framework.interfaces.part import Part
-from framework.shapes import check_shape
+from framework.interfaces.shapes import check_shape
 from framework.types import Correspondence, Masks
 
 

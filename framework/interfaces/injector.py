@@ -9,8 +9,8 @@ from torch import Tensor
 
 from framework.errors import UserError
 from framework.interfaces.part import Part
+from framework.interfaces.shapes import check_shape
 from framework.options import PartConfig, option
-from framework.shapes import check_shape
 from framework.types import Correspondence, Masks
 
 

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
-from framework.cache.fingerprint import of_part
 from framework.interfaces.part import Part
-from framework.shapes import check_shape
+from framework.interfaces.shapes import check_shape
+from framework.sampling.cache.fingerprint import of_part
 from framework.types import Layout, Masks
 
 

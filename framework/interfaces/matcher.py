@@ -9,7 +9,7 @@ from torch import Tensor
 from framework.errors import UserError
 from framework.interfaces.extractor import FeatureExtractor
 from framework.interfaces.part import Part
-from framework.shapes import check_shape
+from framework.interfaces.shapes import check_shape
 from framework.types import Correspondence, Features, Masks, Views
 
 

@@ -20,7 +20,7 @@ class Personalizer(Part, ABC):
     * :meth:`load` puts saved weights into a pipeline and returns a function that takes them out
       again.
     * :meth:`check`, if it can tell early that :meth:`train` would refuse;
-    * :attr:`formats`, the formats of :mod:`framework.weights` it loads, if it shares any;
+    * :attr:`formats`, the formats of :mod:`framework.training.formats` it loads, if it shares any;
     * :attr:`replaces`, if :meth:`load` puts weights in place of the model's, not beside them;
     * :meth:`word`, if a concept that names no placeholder is not to be called ``<name>``.
     """

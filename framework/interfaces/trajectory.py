@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from framework.denoiser import Denoiser
+from framework.backbones.denoiser import Denoiser
 from framework.interfaces.part import Part
-from framework.shapes import check_shape
+from framework.interfaces.shapes import check_shape
 
 
 class ReferenceTrajectory(Part, ABC):
@@ -24,7 +24,7 @@ class ReferenceTrajectory(Part, ABC):
 
         Args:
             denoiser: the model with its sampling schedule, see
-                :class:`framework.denoiser.Denoiser`; ``denoiser.timesteps`` and
+                :class:`framework.backbones.denoiser.Denoiser`; ``denoiser.timesteps`` and
                 ``denoiser.alpha_bars`` belong to the T evaluations of sampling, noisiest first.
             clean: z0^X, (1, C, h, w).
 

@@ -11,14 +11,14 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from framework.attention import finish, project, replaced_processors
+from framework.backbones.attention import finish, project, replaced_processors
+from framework.backbones.layers import is_cross_attention, resolve
 from framework.errors import UserError
 from framework.geometry import resize_mask
 from framework.interfaces import MaskProvider
-from framework.layers import is_cross_attention, resolve
+from framework.interfaces.shapes import grid_of
 from framework.options import PartConfig, option
 from framework.registry import MASKS
-from framework.shapes import grid_of
 from framework.types import Layout, Masks
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from framework.atomic import write_atomic
 from framework.errors import UserError
 from framework.interfaces import FeatureExtractor, Matcher
+from framework.interfaces.step import make_views
 from framework.matchbench.calibration import tally
 from framework.matchbench.field import ALL, NO_EXTRACTOR, Entry, Field
 from framework.matchbench.folder import hash_of
@@ -22,9 +22,9 @@ from framework.matchbench.memory import peak_memory
 from framework.matchbench.observe import Look, Observatory, Prepared, check_size
 from framework.matchbench.pairs import Source, stack, truth_on_grid
 from framework.matchbench.run_folder import GROUPS, LEFT_OUT, open_folder, read_records
-from framework.progress import no_progress, progress
-from framework.session import match_on_grid
-from framework.step import make_views
+from framework.runs.atomic import write_atomic
+from framework.runs.progress import no_progress, progress
+from framework.sampling.session import match_on_grid
 from framework.types import Correspondence, Features, Views
 
 logger = logging.getLogger(__name__)

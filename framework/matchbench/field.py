@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from framework.config import Config, load_config
+from framework.config.page import Config, load_config
 from framework.errors import UserError
 from framework.registry import REGISTRIES
 

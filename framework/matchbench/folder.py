@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from framework.concepts.images import load_image, load_images
+from framework.concepts.preprocess import prepare_image
 from framework.errors import UserError
-from framework.images import load_image, load_images
 from framework.matchbench.pairs import Group, Target
 from framework.matchbench.warps import WARPS, cell_centres, inside, map_pixels, warp_picture
-from framework.preprocess import prepare_image
 
 
 class WarpedPictures:

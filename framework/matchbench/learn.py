@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from framework.config import Config
+from framework.config.page import Config
 from framework.errors import UserError
 from framework.matchbench.lessons import Lesson, Lessons, coarser
 from framework.matchbench.losses import lesson_losses

@@ -17,7 +17,7 @@ from framework.interfaces import FeatureExtractor
 from framework.matchbench.folder import hash_of
 from framework.matchbench.observe import Observatory
 from framework.matchbench.pairs import Source, Target
-from framework.progress import no_progress
+from framework.runs.progress import no_progress
 
 #: Lessons kept to be repeated.
 REMEMBERED = 64

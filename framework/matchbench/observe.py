@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.config import Config
-from framework.denoiser import Denoiser
+from framework.backbones.denoiser import Denoiser
+from framework.backbones.model import Condition, TextToImageModel
+from framework.backbones.schedule import make_scheduler, timesteps_of
+from framework.concepts.text import concept_positions, unknown_words
+from framework.config.page import Config
 from framework.errors import UserError
 from framework.interfaces import FeatureExtractor, MaskProvider
+from framework.interfaces.step import StepOutputs
 from framework.masks.none import NoMask
 from framework.matchbench.folder import hash_of
 from framework.matchbench.pairs import Group, Target
-from framework.model import Condition, TextToImageModel
-from framework.noise import start_noise
-from framework.schedule import make_scheduler, timesteps_of
-from framework.step import StepOutputs
-from framework.text import concept_positions, unknown_words
+from framework.sampling.noise import start_noise
 from framework.types import Concept, Features, Layout, Masks, Reference
 
 logger = logging.getLogger(__name__)

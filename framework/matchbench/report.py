@@ -7,9 +7,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from framework.atomic import atomic_path
 from framework.matchbench.measures import THRESHOLDS
 from framework.matchbench.summary import MAIN
+from framework.runs.atomic import atomic_path
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from framework.atomic import write_atomic
-from framework.config import Config, to_plain
+from framework.config.page import Config, to_plain
 from framework.errors import UserError
 from framework.matchbench.field import Field
+from framework.runs.atomic import write_atomic
 
 SETTINGS, GROUPS, LEFT_OUT = "bench.json", "groups", "left_out.json"
 #: Changes whenever records do, so that old ones are not mixed with new ones.

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from framework.concepts.images import load_image
+from framework.concepts.preprocess import prepare_image
 from framework.errors import UserError, unknown_name
-from framework.images import load_image
 from framework.matchbench.pairs import Group, Target
-from framework.preprocess import prepare_image
 
 PAIRS, PICTURES = "PairAnnotation", "JPEGImages"
 _NEEDED = ("src_imname", "trg_imname", "src_kps", "trg_kps", "trg_bndbox", "category")

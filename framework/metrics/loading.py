@@ -14,8 +14,9 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
 
+from framework.config.evaluation import EvaluationConfig
+from framework.config.resources import resolve_path
 from framework.errors import UserError
-from framework.metrics.config import EvaluationConfig
 from framework.metrics.encoders import (
     IdentityEncoder,
     ImageEncoder,
@@ -25,7 +26,6 @@ from framework.metrics.encoders import (
     pooled,
 )
 from framework.metrics.preprocess import FILTERS, Preprocess
-from framework.resources import resolve_path
 
 #: Files that weights are read from, the usual one first.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")

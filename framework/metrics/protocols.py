@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from framework.config.evaluation import EvaluationConfig
 from framework.errors import unknown_name
-from framework.metrics.config import EvaluationConfig
 
 
 @dataclass(frozen=True)

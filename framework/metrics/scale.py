@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.concepts import list_concepts, load_concept
-from framework.config import ConceptConfig
+from framework.concepts.folders import list_concepts, load_concept
+from framework.config.page import ConceptConfig
 from framework.types import Concept
 
 TOO_CLOSE = 1e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from framework.text import SLOT
+from framework.concepts.text import SLOT
 from framework.types import Concept
 
 

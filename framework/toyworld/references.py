@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from framework.concepts import write_concept_file
+from framework.concepts.folders import write_concept_file
 from framework.toyworld.captions import caption
 from framework.toyworld.concepts import CONCEPTS
 from framework.toyworld.objects import CATEGORIES

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from framework.atomic import write_atomic
 from framework.errors import UserError
-from framework.progress import progress
+from framework.runs.atomic import write_atomic
+from framework.runs.progress import progress
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import IterableDataset
 
-from framework.model import TextToImageModel
+from framework.backbones.model import TextToImageModel
 from framework.training.views import View, mirrored, resized, views
 
 

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from framework.atomic import write_atomic
 from framework.errors import UserError
+from framework.runs.atomic import write_atomic
+from framework.training.formats.reading import read_weights
+from framework.training.formats.recognise import TEXTUAL_INVERSION, located
 from framework.training.words import Tower
-from framework.weights.reading import read_weights
-from framework.weights.recognise import TEXTUAL_INVERSION, located
 
 FILE = "learned_embeds.safetensors"
 

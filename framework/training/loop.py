@@ -16,10 +16,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader
 
-from framework.atomic import plain_disk_errors
 from framework.errors import UserError
-from framework.interrupts import interruptible
-from framework.loggers import make_logger
+from framework.runs.atomic import plain_disk_errors
+from framework.runs.interrupts import interruptible
+from framework.runs.loggers import make_logger
 from framework.training.callbacks import (
     AtomicCheckpointIO,
     Averaging,

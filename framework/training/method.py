@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from framework.atomic import write_atomic
-from framework.concepts import write_concept_file
+from framework.backbones.model import TextToImageModel
+from framework.concepts.folders import write_concept_file
+from framework.concepts.text import SLOT
 from framework.errors import UserError
 from framework.interfaces import Personalizer
-from framework.model import TextToImageModel
-from framework.text import SLOT
+from framework.runs.atomic import write_atomic
 from framework.training.options import WATCHING, PriorConfig, TrainingConfig
 from framework.training.templates import expand_templates, usable_templates
 from framework.training.words import check_known, towers
@@ -89,7 +89,7 @@ class TrainedPersonalizer(Personalizer):
 
     def check(self, pipe: Any, concept: Concept) -> None:
         """Refuse words, a size, a precision or devices that cannot be used."""
-        from framework.loggers import check_logger
+        from framework.runs.loggers import check_logger
         from framework.training.loop import check_devices, choose_precision
         from framework.training.objective import Objective
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.schedule import make_scheduler
+from framework.backbones.schedule import make_scheduler
 from framework.training.data import Batch
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from PIL import Image
 
-from framework.atomic import read_json, write_atomic
+from framework.concepts.images import load_images
+from framework.concepts.text import SLOT
+from framework.config.resources import resolve_path
 from framework.errors import UserError
-from framework.images import load_images
-from framework.progress import progress
-from framework.resources import resolve_path
-from framework.text import SLOT
+from framework.runs.atomic import read_json, write_atomic
+from framework.runs.progress import progress
 from framework.training.options import PriorConfig
 from framework.types import Concept
 

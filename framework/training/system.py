@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from framework.model import Condition, TextToImageModel
+from framework.backbones.model import Condition, TextToImageModel
 from framework.training.data import Batch
 from framework.training.objective import Objective
 

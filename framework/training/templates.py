@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from framework.concepts.text import SLOT, unknown_words
 from framework.errors import UserError, unknown_name
-from framework.text import SLOT, unknown_words
 
 OBJECT = (
     "a photo of a {}",

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from framework.preprocess import prepare_image
-from framework.text import unknown_words
+from framework.concepts.preprocess import prepare_image
+from framework.concepts.text import unknown_words
 
 #: Places a picture that is not square is cut at, with ``crop: random``.
 RANDOM_CROPS = 4

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework.concepts.text import unknown_words
 from framework.errors import UserError, nearest
-from framework.text import unknown_words
 
 Undo = Callable[[], None]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framework.denoiser import Denoiser
+from framework.backbones.denoiser import Denoiser
+from framework.backbones.schedule import ddim_step
 from framework.interfaces import ReferenceTrajectory
-from framework.progress import progress
 from framework.registry import TRAJECTORIES
-from framework.schedule import ddim_step
+from framework.runs.progress import progress
 
 
 @TRAJECTORIES.register("ddim_inversion")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from framework.denoiser import Denoiser
+from framework.backbones.denoiser import Denoiser
 from framework.interfaces import ReferenceTrajectory
 from framework.options import PartConfig, option
 from framework.registry import TRAJECTORIES

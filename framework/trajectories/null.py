@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from framework.denoiser import Denoiser
+from framework.backbones.denoiser import Denoiser
 from framework.interfaces import ReferenceTrajectory
 from framework.registry import TRAJECTORIES
 

@@ -17,8 +17,8 @@ from matplotlib.patches import ConnectionPatch
 from PIL import Image
 from torch import Tensor
 
+from framework.concepts.preprocess import prepare_image
 from framework.geometry import resize_mask, warp
-from framework.preprocess import prepare_image
 from framework.types import StepTrace
 from framework.viz.canvas import thumbnail
 from framework.viz.flow import flow_colours, flow_wheel

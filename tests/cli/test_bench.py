@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from tiny import tiny_concept
 
-from framework.bench.costs import PLAIN, counted, for_targets, make_call
-from framework.bench.counting import Count, count
-from framework.bench.models import Subject
-from framework.bench.report import markdown, verdicts, with_ratios
 from framework.cli.main import main
-from framework.config import load_config
+from framework.config.page import load_config
+from framework.costs.costs import PLAIN, counted, for_targets, make_call
+from framework.costs.counting import Count, count
+from framework.costs.models import Subject
+from framework.costs.report import markdown, verdicts, with_ratios
 
 OPTIONS = [
     "model.path=tiny",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import yaml
 
 from framework.cli.main import main
-from framework.config import load_config, to_plain
+from framework.config.page import load_config, to_plain
 
 
 def test_prints_the_resolved_configuration(capsys):

@@ -163,7 +163,7 @@ def test_own_messages_are_shown_and_those_of_libraries_are_not(command, capsys):
 
 
 def test_quiet_hides_progress_bars(command, capsys):
-    from framework.progress import progress
+    from framework.runs.progress import progress
 
     command(lambda args: sum(progress(range(3), "counting")) - 3)
     assert main(["probe", "--quiet"]) == 0

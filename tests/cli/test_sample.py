@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from framework.cli.main import main
-from framework.sampler import Sampler
+from framework.sampling.sampler import Sampler
 
 
 @pytest.fixture(scope="module")

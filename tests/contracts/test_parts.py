@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from framework.options import config_class, describe_options
+from framework.options.typed import fill
 from framework.registry import REGISTRIES
-from framework.typed import fill
 
 PARTS = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
 

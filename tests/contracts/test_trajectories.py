@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
-from framework.denoiser import Denoiser
-from framework.model import TextToImageModel
+from framework.backbones.denoiser import Denoiser
+from framework.backbones.model import TextToImageModel
+from framework.backbones.schedule import FOLLOWED, make_scheduler, timesteps_of
 from framework.registry import TRAJECTORIES
-from framework.schedule import FOLLOWED, make_scheduler, timesteps_of
 
 
 @pytest.fixture(params=TRAJECTORIES.names())

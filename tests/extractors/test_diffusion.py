@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from tiny import tiny_sampler
 
-from framework.cache import NoCache
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.extractors.pca import joint_pca
 from framework.geometry import resize_grid
 from framework.injectors.appearance_matching import AppearanceMatching
-from framework.session import match_on_grid
+from framework.sampling.cache import NoCache
+from framework.sampling.session import match_on_grid
 from framework.types import Features, Masks
 from matchers.cycle_argmax import CycleArgmax
 

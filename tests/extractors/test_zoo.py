@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_sampler
 
-from framework.cache import NoCache
-from framework.config import load_config
+from framework.config.page import load_config
 from framework.errors import UserError
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.extractors.dift import Dift
 from framework.extractors.dino import Dino
 from framework.extractors.fused import Fused
 from framework.extractors.vit import DenseEncoder, load_encoder
-from framework.step import StepOutputs
+from framework.interfaces.step import StepOutputs
+from framework.sampling.cache import NoCache
 from framework.types import Layout, Reference
 
 PROMPT = "a photo of a {}"

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
+from framework.backbones.model import TextToImageModel
+from framework.backbones.schedule import alpha_bar, predicted_clean, to_eps
 from framework.errors import UserError
 from framework.geometry import warp
 from framework.guidance.semantic_matching import SemanticMatching, masked_distance
 from framework.interfaces import GuidanceInputs
-from framework.model import TextToImageModel
-from framework.schedule import alpha_bar, predicted_clean, to_eps
 from framework.types import Correspondence, Masks
 
 

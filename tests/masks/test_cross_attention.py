@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
-from framework.attention import project
-from framework.cache import NoCache
+from framework.backbones.attention import project
 from framework.errors import UserError
 from framework.masks.cross_attention import CrossAttentionMask, normalise
+from framework.sampling.cache import NoCache
 from framework.types import Layout
 
 LAYERS = ["down_blocks.2.attentions.0", "down_blocks.2.attentions.1"]

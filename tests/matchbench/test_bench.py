@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from framework.cli.main import main
-from framework.config import load_config
+from framework.config.page import load_config
 from framework.errors import UserError
 from framework.matchbench.field import choose_steps, entries
 from framework.matchbench.memory import peak_memory

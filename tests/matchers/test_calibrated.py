@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from framework.config import load_config
+from framework.config.page import load_config
 from framework.errors import UserError
 from framework.registry import MATCHERS
 from framework.types import Features, Masks

@@ -9,13 +9,13 @@ import torch
 from tiny import tiny_sampler
 from torch.nn.functional import normalize
 
-from framework.config import load_config
+from framework.backbones.loading import load_pipeline
+from framework.config.page import load_config
+from framework.config.resources import resolve_path
 from framework.errors import UserError
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.extractors.fused import Fused
 from framework.interfaces import FeatureExtractor
-from framework.loading import load_pipeline
-from framework.resources import resolve_path
 from framework.types import Features, Masks
 from matchers.learned import (
     SHIPPED,

@@ -5,8 +5,8 @@ from PIL import Image
 from tiny_encoders import flat, save_clip, save_identity
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from framework.config.evaluation import EvaluationConfig
 from framework.errors import UserError
-from framework.metrics.config import EvaluationConfig
 from framework.metrics.encoders import pooled
 from framework.metrics.loading import load_encoders
 from framework.metrics.preprocess import Preprocess

@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageDraw
 from tiny_encoders import flat, mean_colour, named_colours, save_clip, save_identity
 
+from framework.config.evaluation import EvaluationConfig
 from framework.errors import UserError
-from framework.metrics.config import EvaluationConfig
 from framework.metrics.copy_paste import CopyPaste
 from framework.metrics.diversity import Diversity, lpips_distance, spread
 from framework.metrics.loading import Encoders, load_encoders

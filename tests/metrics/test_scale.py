@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_encoders import flat
 
-from framework.concepts import write_concept_file
+from framework.concepts.folders import write_concept_file
 from framework.metrics.scale import Scale, among, make_scale, other_concepts
 from framework.metrics.summary import summarise
 from framework.types import Concept

@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from tiny import tiny_sd
 from tiny_personal import draw, fingerprint, make_concept
 
-from framework.concepts import read_concept_file
+from framework.concepts.folders import read_concept_file
 from framework.errors import UserError
 from framework.registry import PERSONALIZERS
 from framework.training.data import ConceptBatches
+from framework.training.formats.recognise import recognise
 from framework.training.method import NOTE
 from framework.training.objective import Objective
-from framework.weights.recognise import recognise
 
 METHODS = ("textual_inversion", "dreambooth", "dreambooth_lora", "custom_diffusion")
 QUICK = {"steps": 4, "batch_size": 1, "resolution": 64, "checkpoint_every": 2, "logger": "none"}

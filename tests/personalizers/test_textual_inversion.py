@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_sd
 from tiny_personal import draw, fingerprint, make_concept
 
-from framework.concepts import read_concept_file
+from framework.backbones.model import TextToImageModel
+from framework.concepts.folders import read_concept_file
+from framework.concepts.text import concept_positions
 from framework.errors import UserError
-from framework.model import TextToImageModel
-from framework.text import concept_positions
 from framework.training.data import ConceptBatches, cache_latents
 from framework.training.objective import Objective
 from framework.training.system import encode_prompts

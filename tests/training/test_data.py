@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from framework.model import TextToImageModel
-from framework.preprocess import prepare_image
-from framework.schedule import to_eps
+from framework.backbones.model import TextToImageModel
+from framework.backbones.schedule import to_eps
+from framework.concepts.preprocess import prepare_image
 from framework.training.data import Batch, CachedLatents, ConceptBatches, cache_latents
 from framework.training.objective import Objective
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from tiny import tiny_sd
 
-from framework.model import TextToImageModel
-from framework.preprocess import prepare_image
+from framework.backbones.model import TextToImageModel
+from framework.concepts.preprocess import prepare_image
 from framework.training.data import Batch, CachedLatents, ConceptBatches, Prior, cache_latents
 from framework.training.objective import Objective
 from framework.training.system import encode_prompts

@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the sheet."""
-    from framework.atomic import write_atomic
     from framework.errors import UserError, check_range
+    from framework.runs.atomic import write_atomic
 
     check_range("--seed", args.seed, 0)
     if args.output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):

@@ -1,1 +1,0 @@
-"""What an image costs: FLOPs, U-Net evaluations, memory and time, against the plain pipeline."""

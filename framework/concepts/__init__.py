@@ -1,0 +1,1 @@
+"""Concepts: folders of pictures, pictures, prompts and tokens."""

@@ -1,0 +1,1 @@
+"""What sampling and training cost: operations, seconds, memory."""

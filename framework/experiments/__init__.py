@@ -1,0 +1,1 @@
+"""Experiments: plan, draw, score, tables, page."""

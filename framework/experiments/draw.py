@@ -1,0 +1,238 @@
+"""Drawing batches with one pipeline: weights learned once, the reference prepared once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from framework.backbones.loading import load_pipeline
+from framework.composer import build_parts
+from framework.config.page import Config
+from framework.experiments.batches import Batch, order
+from framework.experiments.cells import slug
+from framework.experiments.folder import LOG, whole, write_picture
+from framework.runs.atomic import write_atomic
+from framework.runs.progress import no_progress
+from framework.sampling.cache import CacheConfig, make_cache
+from framework.sampling.cache.store import Cache, MemoryCache
+from framework.sampling.sampler import Sampler
+from framework.training.personalize import fingerprint, learn
+from framework.types import Concept, SamplerOutput
+from framework.viz.points import spread_points
+
+logger = logging.getLogger(__name__)
+
+
+class Artist:
+    """Draws batches, one pipeline in memory at a time.
+
+    Args:
+        folder: of the run.
+        weights: folder of learned weights.
+        learns: whether concepts are learned; else the model knows them.
+        device: where the models run.
+        matches: how many matches are noted with each picture.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        weights: Path,
+        learns: bool = True,
+        device: str = "cpu",
+        matches: int = 16,
+    ) -> None:
+        self.folder, self.weights, self.learns = folder, weights, learns
+        self.device, self.matches = device, matches
+        self._model: tuple[str, Any] | None = None
+        self._loaded: tuple[str, Callable[[], Any]] | None = None
+        self._cache: tuple[CacheConfig, Cache] | None = None
+
+    def draw(self, batch: Batch) -> SamplerOutput:
+        """The pictures of a batch, all of them, with the last matched step."""
+        setting = batch.setting
+        concept = setting.subject
+        pipe = self.pipe(setting.config)
+        self._personalize(pipe, concept, setting.config)
+        sampler = Sampler(
+            pipe,
+            concept,
+            build_parts(setting.config),
+            setting.config.sampler,
+            self._reference_cache(setting.config),
+        )
+        with no_progress():
+            return sampler(
+                [cell.prompt for cell in batch.cells],
+                seed=[cell.noise_seed for cell in batch.cells],
+                return_trace="last" if self.matches else False,
+            )
+
+    def learn(self, config: Config, concept: Concept) -> Path | None:
+        """Learned weights of a concept; one process trains, others wait. None without a word."""
+        if config.concept.weights is None and not (concept.placeholder and self.learns):
+            return None
+        if config.concept.weights is not None:
+            return learn(None, concept, config, self.weights).path
+        place = weights_folder(self.weights, concept, config)
+        pipe = self.pipe(config)
+        self._unload()
+        with _alone(place), no_progress():
+            began = time.perf_counter()
+            learned = learn(pipe, concept, config, place)
+            if not learned.reused:
+                logger.info("learned %s in %.0f s", concept.name, time.perf_counter() - began)
+        return learned.path
+
+    def close(self) -> None:
+        """Take learned weights out of the pipeline."""
+        self._unload()
+        self._model = None
+
+    def pipe(self, config: Config) -> Any:
+        """The pipeline of a configuration, loaded once."""
+        key = order(config)[0]
+        if self._model is None or self._model[0] != key:
+            self.close()
+            pipe = load_pipeline(replace(config.model, device=self.device))
+            self._model = key, pipe
+        return self._model[1]
+
+    def _personalize(self, pipe: Any, concept: Concept, config: Config) -> None:
+        key = order(config)[1]
+        if self._loaded is not None and self._loaded[0] == key:
+            return
+        self._unload()
+        path = self.learn(config, concept)
+        if path is not None:
+            restore = config.part("personalizer").load(pipe, path, concept)
+            self._loaded = key, restore
+
+    def _unload(self) -> None:
+        if self._loaded is not None:
+            self._loaded[1]()
+            self._loaded = None
+        self._cache = None
+
+    def _reference_cache(self, config: Config) -> Cache:
+        """The reference of one concept, kept until another's weights are loaded."""
+        if config.cache.where != "memory":
+            return make_cache(config.cache)
+        if self._cache is None or self._cache[0] != config.cache:
+            size = int(config.cache.max_gigabytes * 1e9)
+            self._cache = config.cache, MemoryCache(size, config.cache.max_entries)
+        return self._cache[1]
+
+
+def weights_folder(root: Path, concept: Concept, config: Config) -> Path:
+    """Where a concept's weights lie: one folder for each personalizer, model and seed."""
+    kind = slug(str(config.personalizer["name"]).replace(":", "."))
+    return root / f"{slug(concept.name)}-{kind}-{fingerprint(concept, config)[:12]}"
+
+
+def matches_of(result: SamplerOutput, row: int, count: int) -> list[list[float]]:
+    """Spread-out matches of one picture in its last matched step.
+
+    Returns:
+        ``[x, y, x', y', confidence]`` each: from the picture to the reference, as shares of the
+        side, cells' centres.
+    """
+    if not result.trace or result.trace[-1].flow is None or result.trace[-1].confidence is None:
+        return []
+    step = result.trace[-1]
+    last_half = row - len(step.latents)
+    flow, confidence = step.flow[last_half].float(), step.confidence[last_half].float()
+    mask = torch.ones_like(confidence) if step.masks is None else step.masks.target[last_half]
+    height, width = confidence.shape
+    found = []
+    for x, y in spread_points(mask.float(), count):
+        dx, dy = flow[y, x].tolist()
+        found.append(
+            [
+                round((x + 0.5) / width, 4),
+                round((y + 0.5) / height, 4),
+                round((x + dx + 0.5) / width, 4),
+                round((y + dy + 0.5) / height, 4),
+                round(float(confidence[y, x]), 3),
+            ]
+        )
+    return found
+
+
+def write_batch(folder: Path, batch: Batch, result: SamplerOutput, matches: int) -> int:
+    """Write the pictures of a batch that are not there; how many those were."""
+    written = 0
+    for row, (cell, image) in enumerate(zip(batch.cells, result.images, strict=True)):
+        if whole(folder, cell):
+            continue
+        sampler = batch.setting.config.sampler
+        extra = {
+            "reference_index": sampler.reference_index,
+            "resize": sampler.resize,
+            "matches": matches_of(result, row, matches),
+        }
+        write_picture(folder, cell, image, extra)
+        written += 1
+    return written
+
+
+def note_time(folder: Path, batch: Batch, began: float, seconds: float, device: str) -> None:
+    """``log/batches/<id>.json``: when, how long, how much memory; what a picture is not made of."""
+    said = {
+        "variant": batch.setting.variant,
+        "concept": batch.setting.concept,
+        "cells": len(batch.cells),
+        "began": began,
+        "seconds": round(seconds, 4),
+        "memory_mib": round(peak_memory(device), 1),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "process": os.getpid(),
+    }
+    write_atomic(batch_note(folder, batch), json.dumps(said) + "\n")
+
+
+def batch_note(folder: Path, batch: Batch) -> Path:
+    """Where :func:`note_time` writes."""
+    return folder / LOG / "batches" / f"{batch.id}.json"
+
+
+def reset_memory(device: str) -> None:
+    """Start measuring the highest memory use anew, where that can be done."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: str) -> float:
+    """Highest MiB since :func:`reset_memory`: of the accelerator, or of the process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time in a folder; the lock goes with the process, also if it is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,266 @@
+"""Second pass over a run: score every picture, tabulate, plot, report."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from framework.concepts.folders import load_concept
+from framework.concepts.images import load_image
+from framework.config.evaluation import EvaluationConfig
+from framework.config.page import ConceptConfig
+from framework.errors import UserError
+from framework.experiments.cells import Cell, slug
+from framework.experiments.folder import CELLS, PLAN, read_plan, whole
+from framework.experiments.log import log_scores
+from framework.experiments.plan import Plan
+from framework.experiments.results import Results, summarise
+from framework.experiments.tables import (
+    csv_text,
+    latex_table,
+    markdown_table,
+    table_rows,
+    text_table,
+)
+from framework.metrics.diversity import lpips_distance
+from framework.metrics.loading import Encoders, load_encoders
+from framework.metrics.panel import SCORES, Panel
+from framework.metrics.protocols import protocol
+from framework.options.typed import fill
+from framework.runs.atomic import read_json, write_atomic
+from framework.runs.progress import progress
+
+logger = logging.getLogger(__name__)
+
+IDENTITY = ("id", "variant", "concept", "prompt_index", "prompt", "seed", "file")
+
+
+def evaluate_run(
+    run: Plan | None,
+    folder: Path,
+    *,
+    protocols: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    report: bool = True,
+    log: str | None = None,
+) -> list[Results]:
+    """Score a run folder and write tables, plots and the report.
+
+    Args:
+        run: the plan, if at hand; only the folder is read.
+        folder: of the run.
+        protocols: names; default those of the plan.
+        changes: options of the evaluation other than the run's own, e.g. another encoder.
+        device: where the encoders run.
+        report: whether ``report.html`` is written.
+        log: ``csv``, ``tensorboard`` or ``none``; default the plan's, else ``csv``.
+
+    Returns:
+        One for each protocol.
+
+    Raises:
+        UserError: it is no run folder, pictures are missing or damaged, or an encoder cannot be
+            loaded.
+    """
+    folder = Path(folder).expanduser()
+    said = read_plan(folder)
+    cells = read_cells(folder)
+    damaged = [cell for cell in cells if not whole(folder, cell)]
+    if damaged:
+        raise UserError(
+            f"{len(damaged)} of {len(cells)} pictures in '{folder}' are missing or damaged, "
+            f"'{damaged[0].file}' for one. Draw them first: the same 'dreammatcher ablate' "
+            "command again keeps what is whole."
+        )
+    base = EvaluationConfig(**{**said["evaluation"], **(changes or {})})
+    found = []
+    for name in protocols or said["protocols"]:
+        config = protocol(name).apply(base)
+        rows = score_cells(folder, cells, said["concepts"], config, name, device)
+        write_scores(rows, folder, name)
+        variants = list(said["variants"])
+        results = summarise(rows, variants, said["baseline"], name, said["variants"])
+        write_results(results, folder)
+        found.append(results)
+    costs = cost_rows(folder, list(said["variants"]))
+    if costs:
+        write_atomic(folder / "results" / "costs.csv", csv_text(costs))
+    log_scores(found, folder, log or (run.run.log if run else "csv"))
+    if report:
+        from framework.report import write_report
+
+        write_report(folder, found)
+    return found
+
+
+def cost_rows(folder: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Seconds and memory of every variant, from the log of its batches; the median counts."""
+    notes = [read_json(path) for path in sorted((folder / "log" / "batches").glob("*.json"))]
+    rows = []
+    for variant in variants:
+        own = [said for said in notes if said.get("variant") == variant]
+        if own:
+            rows.append(
+                {
+                    "variant": variant,
+                    "seconds": round(median(n["seconds"] / n["cells"] for n in own), 3),
+                    "memory_mib": round(median(n["memory_mib"] for n in own), 1),
+                    "batches": len(own),
+                    "device": own[-1]["device"],
+                    "threads": own[-1]["threads"],
+                }
+            )
+    return rows
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Tables and plots of one protocol, below ``results/<protocol>/``."""
+    from framework.experiments.plots import write_plots
+
+    place = folder / "results" / results.protocol
+    write_atomic(place / "table.txt", text_table(results))
+    write_atomic(place / "table.md", markdown_table(results))
+    write_atomic(place / "table.tex", latex_table(results))
+    write_atomic(place / "table.csv", csv_text(table_rows(results)))
+    write_atomic(place / "results.json", json.dumps(results.to_dict(), indent=2) + "\n")
+    write_plots(results, place)
+
+
+def print_results(found: Sequence[Results], folder: Path) -> None:
+    """The tables, and where everything is."""
+    for results in found:
+        print(f"\n{results.protocol}\n")
+        print(text_table(results))
+    for name in ("results/", "scores/", "report.html"):
+        if (folder / name).exists():
+            print(f"  {folder / name}")
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """The cells of a run folder.
+
+    Raises:
+        UserError: their list is missing or damaged.
+    """
+    path = folder / CELLS
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Cell(
+                    id=row["id"],
+                    variant=row["variant"],
+                    concept=row["concept"],
+                    prompt_index=int(row["prompt_index"]),
+                    prompt=row["prompt"],
+                    seed=int(row["seed"]),
+                    file=row["file"],
+                )
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"'{folder}' is no whole run folder: {path} is missing or damaged. Give the folder of "
+            f"a 'dreammatcher ablate' run; it holds {PLAN} and {CELLS}."
+        ) from error
+
+
+def score_cells(
+    folder: Path,
+    cells: Sequence[Cell],
+    concepts: Mapping[str, Mapping[str, Any]],
+    config: EvaluationConfig,
+    name: str,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """Every score of every cell; finished concepts of an earlier pass are taken from there.
+
+    Args:
+        folder: of the run.
+        cells: what to score.
+        concepts: name -> its section of the configuration.
+        config: encoders and preprocessing.
+        name: of the protocol, for the intermediate files.
+        device: where the encoders run.
+    """
+    encoders: Encoders | None = None
+    rows: list[dict[str, Any]] = []
+    mark = ""
+    names = list(dict.fromkeys(cell.concept for cell in cells))
+    for concept in progress(names, f"scores ({name})"):
+        own = [cell for cell in cells if cell.concept == concept]
+        if encoders is None:
+            encoders = load_encoders(config, device)
+            mark = fingerprint_of(encoders, config)
+        note = folder / "scores" / "concepts" / name / f"{slug(concept)}.json"
+        key = _key(folder, own, mark)
+        known = read_json(note)
+        if known.get("key") != key:
+            known = {"key": key, "rows": _score_concept(folder, own, concepts, config, encoders)}
+            write_atomic(note, json.dumps(known) + "\n")
+        rows.extend(known["rows"])
+    order = {cell.id: place for place, cell in enumerate(cells)}
+    return sorted(rows, key=lambda row: order[row["id"]])
+
+
+def _score_concept(
+    folder: Path,
+    cells: Sequence[Cell],
+    concepts: Mapping[str, Mapping[str, Any]],
+    config: EvaluationConfig,
+    encoders: Encoders,
+) -> list[dict[str, Any]]:
+    concept = load_concept(fill("concept", ConceptConfig, concepts[cells[0].concept]))
+    lpips = lpips_distance(config.lpips)
+    panel = Panel(encoders, concept, config.text, lpips=lpips)
+    rows = []
+    for variant in dict.fromkeys(cell.variant for cell in cells):
+        own = [cell for cell in cells if cell.variant == variant]
+        images = [load_image(folder / cell.file) for cell in own]
+        scores = panel.score(images, [cell.prompt for cell in own], [cell.prompt for cell in own])
+        for place, cell in enumerate(own):
+            row: dict[str, Any] = {key: getattr(cell, key) for key in IDENTITY}
+            for name in SCORES:
+                value = scores[name][place] if name in scores else None
+                row[name] = None if value is None or value != value else round(value, 6)
+            rows.append(row)
+    return rows
+
+
+def fingerprint_of(encoders: Encoders, config: EvaluationConfig) -> str:
+    """Hash of the encoders' weights and of how pictures reach them."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+    for encoder in (encoders.identity, encoders.clip_image):
+        model = getattr(encoder, "model", None)
+        for tensor in model.state_dict().values() if model is not None else ():
+            digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _key(folder: Path, cells: Sequence[Cell], mark: str) -> str:
+    digest = hashlib.sha256(mark.encode())
+    for cell in cells:
+        digest.update(f"{cell.id}{cell.file}".encode())
+        digest.update((folder / cell.file).with_suffix(".json").read_bytes())
+    return digest.hexdigest()
+
+
+def write_scores(rows: Sequence[Mapping[str, Any]], folder: Path, name: str) -> None:
+    """A row for each picture: ``scores/<name>.csv``, and as parquet where pyarrow is installed."""
+    path = folder / "scores" / f"{name}.csv"
+    write_atomic(path, csv_text(rows))
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return
+    table = pyarrow.Table.from_pylist([dict(row) for row in rows])
+    write_atomic(path.with_suffix(".parquet"), partial(pyarrow.parquet.write_table, table))

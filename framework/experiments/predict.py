@@ -1,0 +1,152 @@
+"""Lightning's predict loop over batches of cells: one item is one batch, drawn by its rank."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import BasePredictionWriter
+from torch.utils.data import DataLoader, Dataset
+
+from framework.errors import UserError
+from framework.experiments.batches import Batch, share
+from framework.experiments.draw import Artist, note_time, reset_memory, write_batch
+from framework.experiments.folder import missing
+from framework.experiments.plan import Plan
+from framework.runs.interrupts import stop_when_terminated, terminable
+from framework.types import SamplerOutput
+
+
+class Batches(Dataset):
+    """Batches by number."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = list(batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches[index]
+
+
+class ShareSampler:
+    """The numbers of one rank's batches, in order; may be empty, and ranks may differ in length."""
+
+    def __init__(self, batches: Sequence[Batch], rank: int, ranks: int) -> None:
+        place = {batch.id: number for number, batch in enumerate(batches)}
+        self.numbers = [place[batch.id] for batch in share(batches, rank, ranks)]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+
+class AblationModule(pl.LightningModule):
+    """Draws the batches of a plan.
+
+    The pipeline is no submodule: Lightning neither wraps, moves nor saves it.
+
+    Args:
+        plan: the plan.
+        folder: of the run.
+        weights: folder of learned weights.
+        batches: what is missing.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, weights: Path, batches: Sequence[Batch]) -> None:
+        super().__init__()
+        # The end of a resumed run: fewer batches than ranks. (Lightning sets it on the instance.)
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.plan, self.folder, self.weights = plan, folder, weights
+        self.batches = list(batches)
+        self._stops = terminable()
+        self._parent = os.getppid()
+        self._artist: list[Artist] = []
+
+    @property
+    def artist(self) -> Artist:
+        """Made on first use, on this rank's device."""
+        if not self._artist:
+            self._artist.append(
+                Artist(
+                    self.folder,
+                    self.weights,
+                    self.plan.learn,
+                    str(self.device),
+                    self.plan.run.matches,
+                )
+            )
+        return self._artist[0]
+
+    def on_predict_start(self) -> None:
+        """Lightning would ignore a request to terminate while it predicts."""
+        if self._stops:
+            stop_when_terminated()
+
+    def predict_dataloader(self) -> DataLoader:
+        """This rank's batches, one at a time."""
+        sampler = ShareSampler(self.batches, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(Batches(self.batches), batch_size=None, sampler=sampler, collate_fn=_same)
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Nothing to move: a batch is a description."""
+        return batch
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> SamplerOutput | None:
+        """Draw a batch, unless another run has drawn it meanwhile.
+
+        Raises:
+            UserError: this is not the first process, and what started it was killed.
+        """
+        if self.global_rank and os.getppid() != self._parent:
+            raise UserError("the process that started this one has ended; run the command again.")
+        if not missing(self.folder, [batch]):
+            return None
+        reset_memory(str(self.device))
+        began, start = time.time(), time.perf_counter()
+        result = self.artist.draw(batch)
+        note_time(self.folder, batch, began, time.perf_counter() - start, str(self.device))
+        return result
+
+    def on_predict_end(self) -> None:
+        """Leave the pipeline as it was loaded."""
+        if self._artist:
+            self._artist[0].close()
+
+
+class PictureWriter(BasePredictionWriter):
+    """Writes every picture with its metadata as soon as its batch is drawn.
+
+    Args:
+        folder: of the run.
+        matches: how many matches are noted with each picture.
+    """
+
+    def __init__(self, folder: Path, matches: int) -> None:
+        super().__init__("batch")
+        self.folder, self.matches = folder, matches
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: SamplerOutput | None,
+        batch_indices: Sequence[int] | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """See :class:`pytorch_lightning.callbacks.BasePredictionWriter`."""
+        if prediction is not None:
+            write_batch(self.folder, batch, prediction, self.matches)
+
+
+def _same(item: Any) -> Any:
+    return item

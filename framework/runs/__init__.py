@@ -1,0 +1,1 @@
+"""Run folders, whole files, progress, interruption, logging."""

@@ -1,0 +1,1 @@
+"""The method: the denoising loop, the reference branch, what is injected."""
