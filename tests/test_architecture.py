@@ -169,13 +169,13 @@ def find_circle() -> Iterator[str]:
         packages = {other.rpartition(".")[0] for other in others} & set(modules())
         others |= {package for package in packages if not name.startswith(package)}
         graph[name] = others - {name, "framework"}
-    size = 0
-    while len(graph) != size:  # what imports nothing that is left is in no circle, nor ...
-        size = len(graph)
-        aimed = set().union(*graph.values())  # ... what nothing imports that is left
-        left = {name for name, others in graph.items() if others & set(graph) and name in aimed}
-        graph = {name: graph[name] & left for name in left}
-    yield from graph
+    for name in graph:
+        reached, fresh = set(), graph[name]
+        while fresh:
+            reached |= fresh
+            fresh = set().union(*(graph[other] for other in fresh)) - reached
+        if name in reached:
+            yield name
 
 
 def find_local() -> Iterator[str]:
