@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from framework.runs.atomic import write_atomic
 from framework.config.page import Config, to_plain
 from framework.errors import UserError
+from framework.runs.atomic import write_atomic
 
 CONFIG_FILE = "config.yaml"
 #: Settings that say where and how, not what: a run may go on with other values of these.
