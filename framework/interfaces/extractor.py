@@ -14,7 +14,7 @@ from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepOutputs
 from framework.options.nested import section_of
 from framework.registry import Registry
-from framework.sampling.cache.fingerprint import of_part
+from framework.runs.fingerprint import of_part
 from framework.types import Features
 
 

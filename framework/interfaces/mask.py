@@ -11,7 +11,7 @@ from torch import Tensor
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.registry import Registry
-from framework.sampling.cache.fingerprint import of_part
+from framework.runs.fingerprint import of_part
 from framework.types import Layout, Masks
 
 
