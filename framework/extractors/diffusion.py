@@ -10,10 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from framework.extractors.blocks import block_names, captured, describe_blocks
-from framework.interfaces import FeatureExtractor
+from framework.interfaces import EXTRACTORS, FeatureExtractor
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
-from framework.registry import EXTRACTORS
 from framework.types import Features
 
 
