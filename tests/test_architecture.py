@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 HOUSES = ("framework", "matchers", "personalizers")
 ALLOWED = Path(__file__).with_name("architecture_allowed.txt")
 #: Modules in the root of framework/; everything else has a room.
-ROOT_MODULES = {"__init__", "composer", "errors", "geometry", "registry", "types"}
+ROOT_MODULES = {"__init__", "composer", "errors", "geometry", "options", "registry", "types"}
 #: A room imports from the lines above it and from itself; rooms of one line not from one another.
 ROOMS = """
 errors

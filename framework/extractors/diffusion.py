@@ -49,6 +49,7 @@ class DiffusionFeatures(FeatureExtractor):
     """
 
     Config = DiffusionConfig
+    unsigned = ("step",)
     separable = True
 
     def __init__(self, **options: Any) -> None:

@@ -57,6 +57,7 @@ class Dino(FeatureExtractor):
     """
 
     Config = DinoConfig
+    unsigned = ("every",)
     separable = True  # it reads no activations of the running step
 
     def __init__(self, **options: Any) -> None:
