@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from framework.backbones.layers import is_cross_attention
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
 from framework.training.companions import load_folder
 from framework.training.copies import replace_parameter, shared_copy, swap
 from framework.training.formats.custom_diffusion import (

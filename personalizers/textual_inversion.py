@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
 from framework.training.companions import load_folder
 from framework.training.embeds import FILE, write_embeds
 from framework.training.formats.recognise import TEXTUAL_INVERSION, located

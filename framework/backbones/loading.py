@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import DiffusionPipeline, SchedulerMixin
 from transformers import PreTrainedTokenizerBase
 
+from framework.backbones.choose import backbone_of, family_of
 from framework.backbones.components import last_words, read_network
-from framework.backbones.model import FAMILIES
 from framework.config.page import ModelConfig
 from framework.config.resources import resolve_path
 from framework.errors import UserError
@@ -21,15 +21,11 @@ from framework.runs.atomic import read_json
 
 logger = logging.getLogger(__name__)
 
-#: Networks that draw, and the library of each.
-NETWORKS = {
-    "unet": "diffusers",
-    "vae": "diffusers",
-    "text_encoder": "transformers",
-    "text_encoder_2": "transformers",
-}
+#: Names that must be networks; others are networks where their class is one.
+_NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+_LIBRARIES = ("diffusers", "transformers")
 #: Parts of a pipeline that draw nothing.
-_UNNEEDED = ("feature_extractor", "image_encoder")
+_UNNEEDED = ("feature_extractor", "image_encoder", "safety_checker")
 
 
 def pick_device(name: str) -> torch.device:
@@ -67,13 +63,7 @@ def load_pipeline(config: ModelConfig) -> Any:
     location = resolve_path(config.path)
     source = _existing(config.path, location)
     index = _index(config.path, source)
-    family = str(index.get("_class_name", "(none)"))
-    supported = {cls.__name__: cls for cls in FAMILIES.values()}
-    if family not in supported:
-        raise UserError(
-            f"'{config.path}' holds a {family}, which is not supported. Supported: "
-            f"{', '.join(sorted(supported))}."
-        )
+    family = family_of(index, config.path)
     arguments: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "variant": config.variant}
     if "safety_checker" in index:
         arguments |= {"safety_checker": None, "requires_safety_checker": False}
@@ -83,8 +73,7 @@ def load_pipeline(config: ModelConfig) -> Any:
     }
     arguments |= _networks(config, folder, index)
     try:
-        # The class itself knows which parts may be left out; DiffusionPipeline does not.
-        pipe: Any = supported[family].from_pretrained(folder, **arguments)  # type: ignore[attr-defined]
+        pipe = family.load(str(folder), **arguments)
     except Exception as error:
         raise UserError(
             f"The checkpoint '{config.path}' cannot be loaded: {last_words(error)}"
@@ -93,7 +82,7 @@ def load_pipeline(config: ModelConfig) -> Any:
     pipe.set_progress_bar_config(disable=True)
     pipe.to(pick_device(config.device))
     if config.channels_last:
-        pipe.unet.to(memory_format=torch.channels_last)
+        backbone_of(pipe).network.to(memory_format=torch.channels_last)
     return pipe
 
 
@@ -135,11 +124,12 @@ def _local(config: ModelConfig, source: str, arguments: Mapping[str, Any]) -> Pa
 def _networks(config: ModelConfig, folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
     """The networks the index names, each read and checked."""
     found = {}
-    for name, library in NETWORKS.items():
-        named = index.get(name)
-        if named in (None, [None, None]):
+    for name, words in index.items():
+        if not isinstance(words, list | tuple) or len(words) != 2 or words[0] is None:
             continue
-        cls = _class(config.path, name, named, library)
+        cls = _class(config.path, name, words)
+        if cls is None or name in _UNNEEDED:
+            continue
         if not (folder / name).is_dir():
             raise UserError(
                 f"'{config.path}' has no folder '{name}', which model_index.json names. Give the "
@@ -150,17 +140,18 @@ def _networks(config: ModelConfig, folder: Path, index: Mapping[str, Any]) -> di
     return found
 
 
-def _class(text: str, name: str, named: Any, library: str) -> Any:
-    """The class of a network by the index's words."""
-    words = list(named) if isinstance(named, list | tuple) else [named]
-    cls = getattr(import_module(library), str(words[-1]), None) if words[0] == library else None
-    fits = isinstance(cls, type) and issubclass(cls, torch.nn.Module)
-    if not fits or (name == "unet" and not issubclass(cls, UNet2DConditionModel)):
+def _class(text: str, name: str, words: Sequence[Any]) -> Any:
+    """The class of a network by the index's words; None if it is something else."""
+    library, named = str(words[0]), str(words[1])
+    cls = getattr(import_module(library), named, None) if library in _LIBRARIES else None
+    if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
+        return cls
+    if name in _NETWORKS:
         raise UserError(
-            f"model_index.json in '{text}' names {words} as the {name}, which is no such network "
-            f"of {library}. Mend the entry, or give an intact copy."
+            f"model_index.json in '{text}' names {list(words)} as the {name}, which is no network "
+            f"of {' or '.join(_LIBRARIES)}. Mend the entry, or give an intact copy."
         )
-    return cls
+    return None
 
 
 def _check_parts(text: str, folder: Path, pipe: Any) -> None:
