@@ -170,8 +170,8 @@ def plain(source: Any) -> Layer:
     except OmegaConfBaseException as error:
         where = error.full_key or "The configuration"
         raise UserError(
-            f"{where} cannot stand in a YAML file: {first_line(error).rstrip('.')}. Use numbers, text, lists "
-            "and mappings."
+            f"{where} cannot stand in a YAML file: {first_line(error).rstrip('.')}. Use numbers, "
+            "text, lists and mappings."
         ) from error
 
 
