@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.backbones.model import Condition, TextToImageModel
 from framework.backbones.schedule import alpha_bar, clean_from, final_alpha_bar, levels_of, to_eps
+from framework.interfaces.backbone import Backbone, Condition
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Denoiser:
         width: image width.
     """
 
-    model: TextToImageModel
+    model: Backbone
     scheduler: Any
     timesteps: list[float]
     height: int
@@ -70,6 +70,7 @@ class Denoiser:
             abar: the latents' level; None is that of the time.
         """
         output = self.model.denoise(latents, timestep, condition)
+        self.model.require_finite(output, self.model.network, "The network's values")
         level = self.alpha_bar(timestep) if abar is None else abar
         return to_eps(output, latents, level, self.prediction_type)
 

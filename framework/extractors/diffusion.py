@@ -10,10 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from framework.extractors.blocks import block_names, captured, describe_blocks
-from framework.interfaces import FeatureExtractor
+from framework.interfaces import EXTRACTORS, FeatureExtractor
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
-from framework.registry import EXTRACTORS
 from framework.types import Features
 
 
@@ -50,6 +49,7 @@ class DiffusionFeatures(FeatureExtractor):
     """
 
     Config = DiffusionConfig
+    unsigned = ("step",)
     separable = True
 
     def __init__(self, **options: Any) -> None:

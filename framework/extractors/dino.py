@@ -15,10 +15,9 @@ from framework.extractors.blocks import unit
 from framework.extractors.pca import joint_pca
 from framework.extractors.vit import DenseEncoder, load_encoder
 from framework.geometry import resize_grid
-from framework.interfaces import FeatureExtractor
+from framework.interfaces import EXTRACTORS, FeatureExtractor
 from framework.interfaces.step import StepOutputs, target_pictures
 from framework.options import PartConfig, option
-from framework.registry import EXTRACTORS
 from framework.types import Features
 
 
@@ -58,6 +57,7 @@ class Dino(FeatureExtractor):
     """
 
     Config = DinoConfig
+    unsigned = ("every",)
     separable = True  # it reads no activations of the running step
 
     def __init__(self, **options: Any) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepOutputs
-from framework.options.nested import section_of
-from framework.sampling.cache.fingerprint import of_part
+from framework.registry import Registry
+from framework.runs.fingerprint import of_part
 from framework.types import Features
 
 
@@ -42,8 +42,8 @@ class FeatureExtractor(Part, ABC):
     #: (``step.layout.references`` is 0). False: both are always evaluated together.
     separable: bool = False
 
-    #: Options that change no channel's meaning.
-    unsigned: tuple[str, ...] = ("step", "every")
+    #: Options that change no channel's meaning, see :meth:`signature`.
+    unsigned: tuple[str, ...] = ()
 
     def remember(self) -> dict[str, Tensor]:
         """What :meth:`describe` will need of the reference branch just evaluated, by name."""
@@ -67,7 +67,7 @@ class FeatureExtractor(Part, ABC):
         Returns:
             Plain values, as JSON has them.
         """
-        section = section_of(self)
+        section = self.section()
         return {key: value for key, value in section.items() if key not in self.unsigned}
 
     def attach(self, unet: object) -> AbstractContextManager[None]:
@@ -98,3 +98,12 @@ class FeatureExtractor(Part, ABC):
         check_shape(f"{who}: target", features.target, (pairs, None, None, None))
         check_shape(f"{who}: reference", features.reference, tuple(features.target.shape))
         return features
+
+
+#: Every extractor by its name.
+EXTRACTORS = Registry(
+    "extractor",
+    "framework.extractors",
+    FeatureExtractor,
+    "activations of target and reference -> descriptors",
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 from framework.backbones.denoiser import Denoiser
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
+from framework.registry import Registry
 
 
 class ReferenceTrajectory(Part, ABC):
@@ -42,3 +43,12 @@ class ReferenceTrajectory(Part, ABC):
         expected = (len(denoiser.timesteps), *clean.shape)
         check_shape(f"{type(self).__name__}.invert", latents, expected)
         return latents
+
+
+#: Every trajectory by its name.
+TRAJECTORIES = Registry(
+    "trajectory",
+    "framework.trajectories",
+    ReferenceTrajectory,
+    "reference image -> its latent at every step",
+)

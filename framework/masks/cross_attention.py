@@ -15,10 +15,9 @@ from framework.backbones.attention import finish, project, replaced_processors
 from framework.backbones.layers import is_cross_attention, resolve
 from framework.errors import UserError
 from framework.geometry import resize_mask
-from framework.interfaces import MaskProvider
+from framework.interfaces import MASKS, MaskProvider
 from framework.interfaces.shapes import grid_of
 from framework.options import PartConfig, option
-from framework.registry import MASKS
 from framework.types import Layout, Masks
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.runs.folder import CONFIG_FILE
-from framework.runs.folder import open_run as open_default
+from framework.runs.folder import CONFIG_FILE, open_run as open_default
 
 
 def open_run(folder, config):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny import tiny_parts, tiny_sampler
 
+from framework.backbones.choose import backbone_of
 from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import TextToImageModel
 from framework.backbones.schedule import make_scheduler, timesteps_of
 from framework.injectors.appearance_matching import AppearanceMatching
 from framework.injectors.functional import attention
@@ -196,7 +196,7 @@ def _round_trip(denoiser, clean: torch.Tensor) -> float:
 def _denoiser(pipe, steps: int) -> Denoiser:
     scheduler = make_scheduler("DDIMScheduler", pipe.scheduler)
     times = timesteps_of(scheduler, steps, torch.device("cpu"))
-    return Denoiser(TextToImageModel(pipe), scheduler, times, 128, 128)
+    return Denoiser(backbone_of(pipe), scheduler, times, 128, 128)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
