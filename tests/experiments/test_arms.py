@@ -7,7 +7,10 @@ from framework.experiments.results import summarise
 from framework.metrics.scale import Scale
 
 
-def pair(concept, identity, text, scale=Scale(0.1, 0.6)):
+SCALE = Scale(0.1, 0.6)
+
+
+def pair(concept, identity, text, scale=SCALE):
     """Two pictures an arm; the numbers of either arm are those of both its pictures."""
     cells = [Cell(f"{concept}{i}", "v", concept, 0, "a {}", i, i, f"{i}.png") for i in range(2)]
     scores = {

@@ -112,7 +112,7 @@ AXES = ("num_inference_steps", "height", "width", "guidance_scale")
         ({"layout": "{concept}/{prompt}-{seed}.png"}, "written to one folder"),
         ({"layout": "{variant}/{concept}/{prompt}.png"}, "one path"),
         ({"plugins": ["no_such_module"]}, "no_such_module"),
-        ({"vary": {f"sampler.{k}": list(range(1, 101)) for k in AXES}}, "100,000,000 pictures"),
+        ({"vary": {f"sampler.{k}": list(range(1, 101)) for k in AXES}}, "200,000,000 pictures"),
         ({"seeds": list(range(10**6))}, "pictures"),
         ({"config": {"model.device": "cuda:1"}, "run": {"accelerator": "cpu"}}, "give one of"),
     ],
