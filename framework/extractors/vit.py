@@ -33,7 +33,7 @@ class DenseEncoder:
         self.layers, self.size = layers, size
         own = resolve_data_config({}, model=model)
         self.mean, self.std = (torch.tensor(own[key])[:, None, None] for key in ("mean", "std"))
-        embed = getattr(model, "patch_embed", None)
+        embed: Any = getattr(model, "patch_embed", None)
         patch = getattr(embed, "patch_size", 32)
         self.patch = patch if isinstance(patch, tuple) else (patch, patch)
         strict = getattr(embed, "strict_img_size", False) and not embed.dynamic_img_pad

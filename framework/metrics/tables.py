@@ -30,7 +30,9 @@ def markdown(
     for concept, report in reports.items():
         cells = [_change(report[baseline][s], report[treated][s]) for s in SCORES]
         places = [report[arm]["scaled"].get("identity") for arm in (baseline, treated)]
-        rows.append(_row(concept, *cells, "-" if None in places else _change(*places, 2)))
+        rows.append(
+            _row(concept, *cells, "-" if None in places else _change(places[0], places[1], 2))
+        )
     names = [*SCORES, "scaled_identity"]
     for key, label in ((baseline, old), (treated, new), ("difference", "difference")):
         cells = [str(pooled[key][name]) if name in pooled[key] else "-" for name in names]
