@@ -1,4 +1,9 @@
-"""List every registered part: its summary; its options, each with type, meaning, default."""
+"""List every registered part: its summary; its options, each with type, meaning, default.
+
+examples:
+  dreammatcher list
+  dreammatcher list matcher --plugin my_matcher
+"""
 
 from __future__ import annotations
 
