@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
 
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 from framework.experiments.batches import Batch
 from framework.experiments.folder import WEIGHTS, missing, open_folder, plan_batches
 from framework.experiments.log import Progress, drawing_logger
@@ -111,7 +111,7 @@ def make_trainer(
         )
     except Exception as error:  # Lightning raises many classes for a wrong combination
         raise UserError(
-            f"run: {str(error).splitlines()[0]} Check accelerator, devices, num_nodes, strategy "
+            f"run: {first_line(error)}. Check accelerator, devices, num_nodes, strategy "
             "and precision of the plan's 'run'."
         ) from error
 
