@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
-from framework.types import Correspondence, Masks
+from framework.types import Correspondence, Masks, Reference
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class GuidanceInputs:
         masks: on the same grid.
         halves: 2 under classifier-free guidance: the first B / 2 pairs are the unconditional
             halves of the same targets as the last B / 2; else 1.
+        step: step index t, 0 at noise.
+        timestep: diffusion time.
+        decode: maps latents (n, C, h, w) to images (n, 3, H_px, W_px), about [-1, 1], with gradient.
+        reference: the prepared reference, with its picture.
     """
 
     latents: Tensor
@@ -35,6 +40,10 @@ class GuidanceInputs:
     correspondence: Correspondence
     masks: Masks
     halves: int = 1
+    step: int = 0
+    timestep: float = 0.0
+    decode: Callable[[Tensor], Tensor] | None = None
+    reference: Reference | None = None
 
 
 class Guidance(Part, ABC):
