@@ -14,9 +14,10 @@ from framework.concepts.folders import load_concept
 from framework.config.page import Config, load_config
 from framework.config.resources import resolve_path
 from framework.errors import UserError
-from framework.sampling.cache import make_cache
+from framework.sampling.cache import Cache, make_cache
 from framework.sampling.plan import Parts
 from framework.sampling.sampler import Sampler
+from framework.sampling.several import SeveralSampler, check_distinct
 from framework.training.personalize import personalizer_for, plug_in
 from framework.types import Concept
 
@@ -62,13 +63,33 @@ def compose(
     model = pipe if pipe is not None else load_pipeline(typed.model)
     if typed.concept.weights is not None:
         plug_in(model, resolve_path(typed.concept.weights), chosen, typed)
-    return Sampler(model, chosen, build_parts(typed), typed.sampler, make_cache(typed.cache))
+    return make_sampler(model, chosen, typed, make_cache(typed.cache))
+
+
+def make_sampler(
+    pipe: Any, concept: Concept | Sequence[Concept], config: Config, cache: Cache | None = None
+) -> Sampler:
+    """A sampler over a pipeline that carries its concept, or several, already.
+
+    Args:
+        pipe: the pipeline.
+        concept: the concept, or several, which then are drawn together.
+        config: gives the parts and the sampler's options.
+        cache: keeps the references' results; None as for a sampler that is told nothing.
+    """
+    if isinstance(concept, Concept):
+        return Sampler(pipe, concept, build_parts(config), config.sampler, cache)
+    parts = [build_parts(config) for _ in concept]
+    return SeveralSampler(pipe, concept, parts, config.sampler, cache)
+
+
+def without_matching(config: Config) -> Config:
+    """The same configuration without injection and guidance: the personalized model alone."""
+    return replace(config, injector={"name": "none"}, guidance={"name": "none"})
 
 
 def _compose_several(config: Config, pipe: Any) -> Sampler:
     """A sampler of several concepts, each with its own parts, reference and weights."""
-    from framework.sampling.several import SeveralSampler, check_distinct
-
     singles = [replace(config, concept=each, concepts=[]) for each in config.concepts]
     concepts = [load_concept(single) for single in singles]
     check_distinct(concepts)
@@ -76,8 +97,7 @@ def _compose_several(config: Config, pipe: Any) -> Sampler:
     for place in _loading_order(singles, concepts):
         single = singles[place]
         plug_in(model, resolve_path(str(single.concept.weights)), concepts[place], single)
-    parts = [build_parts(config) for _ in concepts]
-    return SeveralSampler(model, concepts, parts, config.sampler, make_cache(config.cache))
+    return make_sampler(model, concepts, config, make_cache(config.cache))
 
 
 def _loading_order(singles: Sequence[Config], concepts: Sequence[Concept]) -> list[int]:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from framework.config.resources import resolve_path
 from framework.errors import UserError
+from framework.interfaces import MATCHERS
 from framework.options import PartConfig, option
 from framework.options.nested import section_of
-from framework.registry import MATCHERS
 from framework.types import Correspondence, Features, Masks, Views
 from matchers.wrapper import Wrapper
 

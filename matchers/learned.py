@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from framework.config.resources import resolve_path
 from framework.errors import UserError
 from framework.geometry import cell_grid, cycle_error
-from framework.interfaces import FeatureExtractor, Matcher
+from framework.interfaces import MATCHERS, FeatureExtractor, Matcher
 from framework.options import PartConfig, option
 from framework.options.typed import shown
-from framework.registry import MATCHERS
 from framework.runs.atomic import write_atomic
 from framework.types import Correspondence, Masks
 from matchers.functional import window

@@ -10,8 +10,8 @@ import torch
 from kornia.color import rgb_to_grayscale
 from torch import Tensor, nn
 
+from framework.interfaces import MATCHERS
 from framework.options import option
-from framework.registry import MATCHERS
 from matchers.functional_sparse import SparseMatches, to_shares
 from matchers.sparse import (
     SparseConfig,

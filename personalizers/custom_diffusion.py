@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from framework.backbones.layers import is_cross_attention
 from framework.errors import UserError
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
 from framework.training.copies import chain, replace_parameter, shared_copy, swap
 from framework.training.embeds import check_rows
 from framework.training.formats.custom_diffusion import WEIGHTS, read_custom, write_custom

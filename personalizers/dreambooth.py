@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
 from framework.training.copies import swap
 from framework.training.formats.pipelines import load_parts, master_copy, write_pipeline
 from framework.training.formats.recognise import DREAMBOOTH, located

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from framework.errors import UserError
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
 from framework.training.copies import shared_copy, swap
 from framework.training.formats.lora import FILE, adapters, inject, load_lora, write_lora
 from framework.training.formats.recognise import LORA

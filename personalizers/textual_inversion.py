@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
 from framework.training.embeds import FILE, read_embeds, write_embeds
 from framework.training.formats.recognise import TEXTUAL_INVERSION
 from framework.training.new_word import NewWordConfig, NewWordPersonalizer

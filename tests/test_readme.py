@@ -17,8 +17,8 @@ from framework.cli.arguments import Parser, add_common
 from framework.cli.main import COMMANDS, main
 from framework.config.page import load_config
 from framework.experiments.plan import load_plan
-from framework.interfaces import Matcher
-from framework.registry import MATCHERS, REGISTRIES
+from framework.interfaces import MATCHERS, Matcher
+from framework.registry import REGISTRIES
 from framework.types import Features, Masks
 
 ROOT = Path(__file__).parents[1]

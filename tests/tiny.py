@@ -25,8 +25,8 @@ from transformers import (
 from framework.config.sampler import SamplerConfig
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.none import NoGuidance
+from framework.interfaces import INJECTORS
 from framework.masks.cross_attention import CrossAttentionMask
-from framework.registry import INJECTORS
 from framework.sampling.cache import Cache
 from framework.sampling.plan import Parts
 from framework.sampling.sampler import Sampler

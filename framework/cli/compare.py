@@ -140,7 +140,7 @@ def chosen_methods(text: str) -> list[str]:
     Raises:
         UserError: none is given, or one is not known.
     """
-    from framework.registry import PERSONALIZERS
+    from framework.interfaces import PERSONALIZERS
 
     if text == ALL:
         return list(METHODS)

@@ -8,21 +8,10 @@ from typing import Any
 
 from framework.errors import unknown_name
 
-#: What each kind turns into what, in data-flow order.
-ROLES = {
-    "personalizer": "a few images of a concept -> something the pipeline can load",
-    "trajectory": "reference image -> its latent at every step",
-    "extractor": "activations of target and reference -> descriptors",
-    "mask": "where the concept is, in target and reference",
-    "matcher": "descriptors -> flow and confidence",
-    "injector": "attention of both + matches -> the target's attention",
-    "guidance": "predicted clean target + warped reference -> corrected noise",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("kind", nargs="?", help=f"only this kind: {', '.join(ROLES)}")
+    parser.add_argument("kind", nargs="?", help="only this kind, e.g. matcher")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="import this module first"
@@ -76,10 +65,12 @@ def _print(found: dict[str, list[dict[str, Any]]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from framework.registry import REGISTRIES
+
     console = Console(highlight=False)
     with console.capture() as captured:
         for kind, parts in found.items():
-            console.print(Text.assemble((kind, "bold underline"), f"  {ROLES.get(kind, '')}"))
+            console.print(Text.assemble((kind, "bold underline"), f"  {REGISTRIES[kind].role}"))
             for part in parts:
                 console.print(*_entry(part))
             console.print()

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from framework.matchbench.bench import Bench
     from framework.matchbench.field import Field, choose_steps, entries
     from framework.matchbench.observe import Observatory
-    from framework.matchbench.run_folder import describe_run
+    from framework.matchbench.run_folder import bench_folder, describe_run
 
     taking_part = Field(
         entries(config, "extractor", args.extractor or []),
@@ -104,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         steps=steps,
         seed=args.seed,
     )
-    folder = Path(args.output or config.output or OUTPUT).expanduser()
+    given = args.output or config.output
+    place = bench_folder(Path(given or OUTPUT).expanduser(), about)
+    folder = place.path if given else place.free().path
     bench = Bench(observatory, source, taking_part, steps, args.seed, folder, about)
     report(bench, bench.run(), config, kind)
     return 0

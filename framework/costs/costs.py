@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from framework.backbones.schedule import make_scheduler
-from framework.composer import build_parts
+from framework.composer import make_sampler
 from framework.config.page import Config
 from framework.costs.counting import Count, count
 from framework.costs.models import Subject
@@ -73,7 +73,7 @@ def make_call(
 
     def sampler() -> Sampler:
         cache = MemoryCache(2**36, 10**6) if cached else NoCache()
-        return Sampler(pipe, subject.concept, build_parts(chosen), options, cache)
+        return make_sampler(pipe, subject.concept, replace(chosen, sampler=options), cache)
 
     if not cached:
         return lambda: sampler()(PROMPT, seed=seeds)

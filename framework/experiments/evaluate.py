@@ -96,7 +96,7 @@ def evaluate_run(
         write_atomic(folder / "results" / "costs.csv", csv_text(costs))
     log_scores(found, folder, log or (run.run.log if run else "csv"))
     if report:
-        from framework.report import write_report
+        from framework.experiments.page import write_report
 
         write_report(folder, found)
     return found

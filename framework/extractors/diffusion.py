@@ -10,9 +10,9 @@ from torch import Tensor
 
 from framework.extractors.activations import ActivationExtractor
 from framework.extractors.blocks import describe_blocks
+from framework.interfaces import EXTRACTORS
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
-from framework.registry import EXTRACTORS
 from framework.types import Features
 
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from framework.errors import UserError
 from framework.extractors.blocks import block_names, captured, describe_blocks
-from framework.interfaces import FeatureExtractor
+from framework.interfaces import EXTRACTORS, FeatureExtractor
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
-from framework.registry import EXTRACTORS
 from framework.types import Features
 
 

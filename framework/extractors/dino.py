@@ -15,10 +15,9 @@ from framework.extractors.blocks import unit
 from framework.extractors.pca import joint_pca
 from framework.extractors.vit import DenseEncoder, load_encoder
 from framework.geometry import resize_grid
-from framework.interfaces import FeatureExtractor
+from framework.interfaces import EXTRACTORS, FeatureExtractor
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
-from framework.registry import EXTRACTORS
 from framework.types import Features
 
 

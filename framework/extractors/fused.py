@@ -14,11 +14,10 @@ from torch import Tensor
 from framework.errors import UserError
 from framework.extractors.blocks import unit
 from framework.geometry import resize_grid
-from framework.interfaces import FeatureExtractor
+from framework.interfaces import EXTRACTORS, FeatureExtractor
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
 from framework.options.nested import build, split
-from framework.registry import EXTRACTORS
 from framework.types import Features
 
 

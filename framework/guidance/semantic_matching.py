@@ -11,9 +11,8 @@ from torch import Tensor
 from framework.backbones.schedule import predicted_clean
 from framework.errors import UserError
 from framework.geometry import warp
-from framework.interfaces import Guidance, GuidanceInputs
+from framework.interfaces import GUIDANCE, Guidance, GuidanceInputs
 from framework.options import PartConfig, option
-from framework.registry import GUIDANCE
 
 
 @dataclass

@@ -13,7 +13,8 @@ from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepOutputs
 from framework.options.nested import section_of
-from framework.sampling.cache.fingerprint import of_part
+from framework.registry import Registry
+from framework.runs.fingerprint import of_part
 from framework.types import Features
 
 
@@ -100,3 +101,12 @@ class FeatureExtractor(Part, ABC):
         check_shape(f"{who}: target", features.target, (pairs, None, None, None))
         check_shape(f"{who}: reference", features.reference, tuple(features.target.shape))
         return features
+
+
+#: Every extractor by its name.
+EXTRACTORS = Registry(
+    "extractor",
+    "framework.extractors",
+    FeatureExtractor,
+    "activations of target and reference -> descriptors",
+)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
+from framework.registry import Registry
 from framework.types import Correspondence, Masks, Reference
 
 
@@ -74,3 +75,12 @@ class Guidance(Part, ABC):
         eps = self.correct(inputs)
         check_shape(f"{type(self).__name__}.correct", eps, tuple(inputs.eps.shape))
         return eps
+
+
+#: Every guidance by its name.
+GUIDANCE = Registry(
+    "guidance",
+    "framework.guidance",
+    Guidance,
+    "predicted clean target + warped reference -> corrected noise",
+)

@@ -12,6 +12,7 @@ from framework.errors import UserError
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.options import PartConfig, option
+from framework.registry import Registry
 from framework.types import Correspondence, Masks
 
 
@@ -160,3 +161,12 @@ class Injector(Part, ABC):
         confidence = correspondence.confidence
         trusted = (confidence >= threshold) & (confidence > 0)
         return Correspondence(correspondence.flow, trusted.to(confidence.dtype))
+
+
+#: Every injector by its name.
+INJECTORS = Registry(
+    "injector",
+    "framework.injectors",
+    Injector,
+    "attention of both + matches -> the target's attention",
+)

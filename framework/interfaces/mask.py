@@ -11,7 +11,8 @@ from torch import Tensor
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepContext
-from framework.sampling.cache.fingerprint import of_part
+from framework.registry import Registry
+from framework.runs.fingerprint import of_part
 from framework.types import Layout, Masks
 
 
@@ -107,3 +108,12 @@ class MaskProvider(Part, ABC):
         check_shape(f"{who}: target", result.target, (pairs, height, width))
         check_shape(f"{who}: reference", result.reference, (pairs, height, width))
         return result
+
+
+#: Every mask provider by its name.
+MASKS = Registry(
+    "mask",
+    "framework.masks",
+    MaskProvider,
+    "where the concept is, in target and reference",
+)

@@ -11,6 +11,7 @@ from framework.interfaces.extractor import FeatureExtractor
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepContext
+from framework.registry import Registry
 from framework.types import Correspondence, Features, Masks, Views
 
 
@@ -196,3 +197,7 @@ class ImageMatcher(Matcher):
         assert views is not None
         height, width = masks.target.shape[1:]
         return self.match_views(views, (height, width), masks)
+
+
+#: Every matcher by its name.
+MATCHERS = Registry("matcher", "matchers", Matcher, "descriptors -> flow and confidence")

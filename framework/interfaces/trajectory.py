@@ -12,6 +12,7 @@ from framework.backbones.denoiser import Denoiser
 from framework.errors import UserError
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
+from framework.registry import Registry
 
 #: The halves of classifier-free guidance, by the names a trajectory's text embeddings have.
 HALVES = ("unconditional", "conditional")
@@ -97,3 +98,12 @@ class ReferenceTrajectory(Part, ABC):
             UserError: see :meth:`prepare`.
         """
         return self.prepare(denoiser, clean).latents
+
+
+#: Every trajectory by its name.
+TRAJECTORIES = Registry(
+    "trajectory",
+    "framework.trajectories",
+    ReferenceTrajectory,
+    "reference image -> its latent at every step",
+)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from framework.errors import UserError
 from framework.geometry import resize_mask
+from framework.interfaces import MASKS
 from framework.masks.attention_maps import AttentionMapMask
 from framework.options import PartConfig, option
-from framework.registry import MASKS
 from framework.types import Layout, Masks
 
 

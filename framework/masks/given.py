@@ -16,9 +16,8 @@ from torch import Tensor
 from framework.config.resources import resolve_path
 from framework.errors import UserError
 from framework.geometry import resize_mask
-from framework.interfaces import MaskProvider
+from framework.interfaces import MASKS, MaskProvider
 from framework.options import PartConfig, option
-from framework.registry import MASKS
 from framework.types import Layout, Masks
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from framework.interfaces import MaskProvider
-from framework.registry import MASKS
+from framework.interfaces import MASKS, MaskProvider
 from framework.types import Masks
 
 

@@ -21,7 +21,7 @@ from framework.matchbench.measures import at_points, predicted_points, right_poi
 from framework.matchbench.memory import peak_memory
 from framework.matchbench.observe import Look, Observatory, Prepared, check_size
 from framework.matchbench.pairs import Source, stack, truth_on_grid
-from framework.matchbench.run_folder import GROUPS, LEFT_OUT, open_folder, read_records
+from framework.matchbench.run_folder import GROUPS, LEFT_OUT, bench_folder, read_records
 from framework.runs.atomic import write_atomic
 from framework.runs.progress import no_progress, progress
 from framework.sampling.session import match_on_grid
@@ -68,7 +68,7 @@ class Bench:
         Raises:
             UserError: no combination can run, or the folder holds another benchmark.
         """
-        open_folder(self.folder, self.about)
+        bench_folder(self.folder, self.about).open()
         records: list[Record] = []
         rehearsed = False
         for index in progress(range(len(self.source)), "matching", unit="group"):

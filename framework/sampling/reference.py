@@ -11,7 +11,7 @@ from torch import Tensor
 
 from framework.backbones.denoiser import Denoiser
 from framework.backbones.model import Condition
-from framework.sampling.cache.fingerprint import combine, of_module
+from framework.runs.fingerprint import combine, of_module
 from framework.sampling.cache.store import Cache
 from framework.sampling.plan import Parts, Plan
 from framework.sampling.session import Session

@@ -20,8 +20,8 @@ from framework.concepts.preprocess import prepare_image
 from framework.concepts.text import check_words, concept_positions, fill
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
+from framework.runs.fingerprint import combine, of_module, of_part
 from framework.sampling.cache import Cache, make_cache
-from framework.sampling.cache.fingerprint import combine, of_module, of_part
 from framework.sampling.loop import Loop
 from framework.sampling.noise import start_noise
 from framework.sampling.plan import Parts, Plan

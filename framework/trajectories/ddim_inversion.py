@@ -7,8 +7,7 @@ from torch import Tensor
 
 from framework.backbones.denoiser import Denoiser
 from framework.backbones.schedule import ddim_step
-from framework.interfaces import ReferenceTrajectory
-from framework.registry import TRAJECTORIES
+from framework.interfaces import TRAJECTORIES, ReferenceTrajectory
 from framework.runs.progress import progress
 
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from framework.backbones.denoiser import Denoiser
-from framework.interfaces import ReferenceTrajectory
+from framework.interfaces import TRAJECTORIES, ReferenceTrajectory
 from framework.options import PartConfig, option
-from framework.registry import TRAJECTORIES
 
 #: Keeps this noise apart from the targets' start noise, which is drawn from small seeds too.
 #: (A torch generator on the CPU looks at the lower 32 bits of a seed only.)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from framework.backbones.denoiser import Denoiser
-from framework.interfaces import ReferenceTrajectory
-from framework.registry import TRAJECTORIES
+from framework.interfaces import TRAJECTORIES, ReferenceTrajectory
 
 
 @TRAJECTORIES.register("null")

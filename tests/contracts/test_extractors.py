@@ -11,8 +11,8 @@ from tiny import tiny_sampler
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.semantic_matching import SemanticMatching
 from framework.injectors.appearance_matching import AppearanceMatching
+from framework.interfaces import EXTRACTORS
 from framework.masks.none import NoMask
-from framework.registry import EXTRACTORS
 
 
 @pytest.fixture(params=EXTRACTORS.names())

@@ -6,8 +6,7 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
-from framework.interfaces import GuidanceInputs
-from framework.registry import GUIDANCE
+from framework.interfaces import GUIDANCE, GuidanceInputs
 from framework.types import Correspondence, Masks
 
 

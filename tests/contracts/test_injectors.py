@@ -8,8 +8,8 @@ from tiny import tiny_sampler
 
 from framework.errors import UserError
 from framework.injectors.functional import attention
+from framework.interfaces import INJECTORS
 from framework.interfaces.injector import AttentionInputs
-from framework.registry import INJECTORS
 from framework.types import Correspondence, Masks
 
 

@@ -9,7 +9,7 @@ from tiny import tiny_sampler
 from framework.backbones.denoiser import Denoiser
 from framework.backbones.model import TextToImageModel
 from framework.backbones.schedule import FOLLOWED, make_scheduler, timesteps_of
-from framework.registry import TRAJECTORIES
+from framework.interfaces import TRAJECTORIES
 
 
 @pytest.fixture(params=TRAJECTORIES.names())

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.registry import MATCHERS
+from framework.interfaces import MATCHERS
 from framework.types import Features, Masks
 from matchers.calibrated import Calibrated, along
 from matchers.cycle_argmax import CycleArgmax

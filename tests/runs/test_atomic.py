@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from framework.runs.atomic import atomic_path, write_atomic
 from framework.errors import UserError
+from framework.runs.atomic import atomic_path, write_atomic
 
 
 def names(folder):

@@ -18,7 +18,7 @@ from framework.composer import compose
 from framework.concepts.folders import load_concept
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.registry import PERSONALIZERS
+from framework.interfaces import PERSONALIZERS
 from framework.training.formats.recognise import recognise
 from framework.training.personalize import personalizer_for
 
