@@ -35,16 +35,20 @@ class Registry:
         package: package whose modules hold the built-ins, imported on first look-up.
         interface: abstract class that every part of the kind derives from.
         role: what such a part turns into what, for ``dreammatcher list``.
+        section: whether a configuration has a section of the kind, in which a part is chosen.
     """
 
-    def __init__(self, kind: str, package: str, interface: type, role: str = "") -> None:
+    def __init__(
+        self, kind: str, package: str, interface: type, role: str = "", section: bool = True
+    ) -> None:
         self.kind = kind
         self.package = package
         self.interface = interface
         self.role = role
         self._classes: dict[str, type] = {}
         self._discovered = False
-        REGISTRIES.enter(self)
+        if section:
+            REGISTRIES.enter(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator that registers a part under ``name``.

@@ -136,7 +136,7 @@ class TapProcessor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """See diffusers' ``AttnProcessor2_0``; where nobody looks the layer's own processor runs."""
+        """See diffusers' ``AttnProcessor2_0``; where nobody looks the layer's own runs."""
         looking = [
             observer
             for observer in self.observers

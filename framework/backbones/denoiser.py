@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.backbones.model import Condition, TextToImageModel
 from framework.backbones.schedule import alpha_bar, clean_from, final_alpha_bar, levels_of, to_eps
+from framework.interfaces.backbone import Backbone, Condition
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Denoiser:
         width: image width.
     """
 
-    model: TextToImageModel
+    model: Backbone
     scheduler: Any
     timesteps: list[float]
     height: int

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from framework.backbones.model import FAMILIES
+from framework.backbones.choose import backbone_of, family_of
 from framework.config.page import ModelConfig
 from framework.config.resources import resolve_path
 from framework.errors import UserError
@@ -57,18 +57,12 @@ def load_pipeline(config: ModelConfig) -> Any:
             f"model.path '{config.path}' cannot be loaded: it is no local folder, and the hub "
             f"gave: {_last_words(error)} Check the name, or give the path of a diffusers folder."
         ) from error
-    family = index.get("_class_name", "(none)")
-    supported = {cls.__name__ for cls in FAMILIES.values()}
-    if family not in supported:
-        raise UserError(
-            f"'{config.path}' holds a {family}, which is not supported. Supported: "
-            f"{', '.join(sorted(supported))}."
-        )
+    family = family_of(index, config.path)
     arguments: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "variant": config.variant}
     if "safety_checker" in index:
         arguments |= {"safety_checker": None, "requires_safety_checker": False}
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, **arguments)
+        pipe = family.load(source, **arguments)
     except Exception as error:
         raise UserError(
             f"The checkpoint '{config.path}' cannot be loaded: {_last_words(error)}"
@@ -76,7 +70,7 @@ def load_pipeline(config: ModelConfig) -> Any:
     pipe.set_progress_bar_config(disable=True)
     pipe.to(pick_device(config.device))
     if config.channels_last:
-        pipe.unet.to(memory_format=torch.channels_last)
+        backbone_of(pipe).network.to(memory_format=torch.channels_last)
     return pipe
 
 

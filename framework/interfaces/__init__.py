@@ -5,6 +5,7 @@ They are imported in the order of the data flow, in which the registries are lis
 # ruff: noqa: I001
 
 from framework.interfaces.part import Part
+from framework.interfaces.backbone import BACKBONES, Backbone, Condition
 from framework.interfaces.step import StepContext, StepOutputs
 from framework.interfaces.personalizer import PERSONALIZERS, Personalizer
 from framework.interfaces.trajectory import TRAJECTORIES, ReferenceTrajectory, Trajectory
@@ -15,6 +16,7 @@ from framework.interfaces.injector import INJECTORS, AttentionInputs, Injector, 
 from framework.interfaces.guidance import GUIDANCE, Guidance, GuidanceInputs
 
 __all__ = [
+    "BACKBONES",
     "EXTRACTORS",
     "GUIDANCE",
     "INJECTORS",
@@ -23,6 +25,8 @@ __all__ = [
     "PERSONALIZERS",
     "TRAJECTORIES",
     "AttentionInputs",
+    "Backbone",
+    "Condition",
     "FeatureExtractor",
     "Guidance",
     "GuidanceInputs",

@@ -30,7 +30,7 @@ class GuidanceInputs:
             halves of the same targets as the last B / 2; else 1.
         step: step index t, 0 at noise.
         timestep: diffusion time.
-        decode: maps latents (n, C, h, w) to images (n, 3, H_px, W_px), about [-1, 1], with gradient.
+        decode: maps latents (n, C, h, w) to images (n, 3, H_px, W_px), with gradient.
         reference: the prepared reference, with its picture.
     """
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from framework.backbones.denoiser import Denoiser
+from framework.errors import UserError
+from framework.registry import import_plugin
 from framework.runs.progress import progress
 from framework.sampling.network import Network
 from framework.sampling.plan import Step
@@ -85,3 +87,26 @@ def combine(output: Tensor, scale: float, halves: int) -> Tensor:
         return output
     unconditional, conditional = output.chunk(2)
     return unconditional + scale * (conditional - unconditional)
+
+
+def find_loop(name: str) -> Callable[[Call], Tensor]:
+    """The sampling loop a configuration names.
+
+    Args:
+        name: ``module:function``.
+
+    Raises:
+        UserError: there is no such function.
+    """
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UserError(
+            f"sampler.loop is '{name}'; expected MODULE:FUNCTION, e.g. my_loop:denoise."
+        )
+    loop = getattr(import_plugin(module), function, None)
+    if not callable(loop):
+        raise UserError(
+            f"sampler.loop: module '{module}' has no function '{function}'; expected one like "
+            "framework.sampling.loop:denoise."
+        )
+    return loop

@@ -24,14 +24,13 @@ from framework.concepts.text import (
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
 from framework.interfaces.shapes import check_shape
-from framework.registry import import_plugin
 from framework.sampling.cache import Cache, make_cache
-from framework.sampling.call import Call
+from framework.sampling.call import Call, find_loop
 from framework.sampling.network import Network
 from framework.sampling.noise import start_noise
 from framework.sampling.plan import Parts, Plan
 from framework.sampling.reference import ReferenceRun
-from framework.sampling.subject import Subject
+from framework.sampling.subject import Subject, check_guidance
 from framework.sampling.trace import Recorder, TraceOptions, merge_traces, trace_options
 from framework.types import Concept, Layout, Reference, SamplerOutput, StepTrace
 
@@ -90,7 +89,7 @@ class Sampler:
             Subject(self.model, one, own, self.config, self.cache)
             for one, own in zip(self.concepts, every, strict=True)
         ]
-        self._check_guidance()
+        check_guidance(self.subjects)
         denoiser = self._denoiser(self.config.num_inference_steps)
         for subject in self.subjects:
             subject.check(denoiser)
@@ -148,9 +147,9 @@ class Sampler:
                 injector.config.start_step,
             )
         denoiser = self._denoiser(steps)
-        if any([subject.check(denoiser) for subject in self.subjects]):
-            for text in prompts:
-                self.positions(text)
+        shown = [subject.check(denoiser) for subject in self.subjects]
+        for text in prompts if any(shown) else ():
+            self.positions(text)
         size = self.config.batch_size
         results, traces = [], []
         for start in range(0, len(prompts), size):
@@ -199,17 +198,6 @@ class Sampler:
     def _size(self) -> tuple[int, int]:
         side = self.model.image_size
         return self.config.height or side, self.config.width or side
-
-    def _check_guidance(self) -> None:
-        if sum(len(subject.pictures) for subject in self.subjects) < 2:
-            return
-        for subject in self.subjects:
-            guidance = subject.parts.guidance
-            if any(map(guidance.active, range(1000))):
-                raise UserError(
-                    f"Guidance '{guidance.name}' follows one reference and does not serve several; "
-                    "use guidance=none."
-                )
 
     def _steps(self, given: int | None) -> int:
         steps = self.config.num_inference_steps if given is None else given
@@ -315,26 +303,3 @@ class Sampler:
                     )
                 )
         return runs
-
-
-def find_loop(name: str) -> Callable[[Call], Tensor]:
-    """The sampling loop a configuration names.
-
-    Args:
-        name: ``module:function``.
-
-    Raises:
-        UserError: there is no such function.
-    """
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise UserError(
-            f"sampler.loop is '{name}'; expected MODULE:FUNCTION, e.g. my_loop:denoise."
-        )
-    loop = getattr(import_plugin(module), function, None)
-    if not callable(loop):
-        raise UserError(
-            f"sampler.loop: module '{module}' has no function '{function}'; expected one like "
-            "framework.sampling.loop:denoise."
-        )
-    return loop

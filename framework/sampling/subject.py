@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -157,6 +158,22 @@ class Subject:
         trajectory = part.prepare(denoiser, clean)
         self.cache.put(key, _to_tensors(trajectory))
         return trajectory
+
+
+def check_guidance(subjects: Sequence[Subject]) -> None:
+    """Refuse guidance where there are several references to follow.
+
+    Raises:
+        UserError: a step would be guided.
+    """
+    if sum(len(subject.pictures) for subject in subjects) < 2:
+        return
+    for guidance in (subject.parts.guidance for subject in subjects):
+        if any(map(guidance.active, range(1000))):
+            raise UserError(
+                f"Guidance '{guidance.name}' follows one reference and does not serve several; "
+                "use guidance=none."
+            )
 
 
 def _to_tensors(trajectory: Trajectory) -> dict[str, Tensor]:

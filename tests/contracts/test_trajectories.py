@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
+from framework.backbones.choose import backbone_of
 from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import TextToImageModel
 from framework.backbones.schedule import FOLLOWED, make_scheduler, timesteps_of
 from framework.interfaces import TRAJECTORIES
 
@@ -25,7 +25,7 @@ def clean():
 def denoiser(pipe, steps=4, scheduler="DDIMScheduler"):
     made = make_scheduler(scheduler, pipe.scheduler)
     times = timesteps_of(made, steps, torch.device("cpu"))
-    return Denoiser(TextToImageModel(pipe), made, times, 128, 128)
+    return Denoiser(backbone_of(pipe), made, times, 128, 128)
 
 
 @pytest.mark.parametrize("scheduler", FOLLOWED)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
-from framework.backbones.model import TextToImageModel
+from framework.backbones.choose import backbone_of
 from framework.backbones.schedule import alpha_bar, predicted_clean, to_eps
 from framework.errors import UserError
 from framework.geometry import warp
@@ -64,7 +64,7 @@ def test_a_guided_step_lowers_the_distance_of_an_exact_denoiser(abar, kind, grad
 def test_a_guided_step_lowers_the_distance_of_a_real_unet(request, name):
     """The gradient runs through the whole tiny U-Net of each family."""
     pipe = request.getfixturevalue(name)
-    model = TextToImageModel(pipe)
+    model = backbone_of(pipe)
     conditional, unconditional = model.encode_prompt("a photo of a dog", 128, 128)
     condition = type(conditional).stack([unconditional, conditional])
     abar, kind = alpha_bar(pipe.scheduler, 501), pipe.scheduler.config.prediction_type

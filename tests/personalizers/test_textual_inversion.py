@@ -13,13 +13,12 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_sd
 from tiny_personal import draw, fingerprint, make_concept
 
-from framework.backbones.model import TextToImageModel
+from framework.backbones.choose import backbone_of
 from framework.concepts.folders import read_concept_file
 from framework.concepts.text import concept_positions
 from framework.errors import UserError
 from framework.training.data import ConceptBatches, cache_latents
 from framework.training.objective import Objective
-from framework.training.system import encode_prompts
 from personalizers.textual_inversion import TextualInversion
 
 QUICK = {"steps": 4, "batch_size": 2, "resolution": 64, "checkpoint_every": 2}
@@ -70,7 +69,7 @@ def test_same_seed_same_bytes(sd1, tmp_path):
 
 def test_training_lowers_the_loss(sd1, tmp_path):
     """On batches that were not trained on; the untrained model leaves little to learn, but some."""
-    concept, model = make_concept(), TextToImageModel(sd1)
+    concept, model = make_concept(), backbone_of(sd1)
     batches = ConceptBatches(
         cache_latents(model, concept.images, 64, 64), ["a photo of a <my-duck> duck"], 4, 1000, 77
     )
@@ -81,7 +80,7 @@ def test_training_lowers_the_loss(sd1, tmp_path):
             total = 0.0
             for step in range(3):
                 batch = batches.batch(step)
-                condition = encode_prompts(model, batch.prompts, 64, 64)
+                condition = model.encode_texts(batch.prompts, 64, 64)
                 output = model.denoise(objective.noisy(batch), batch.timesteps, condition)
                 total += float(objective.loss(output, batch))
             return total

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from framework.backbones.model import TextToImageModel
+from framework.backbones.choose import backbone_of
 from framework.backbones.schedule import to_eps
 from framework.concepts.preprocess import prepare_image
 from framework.training.data import Batch, CachedLatents, ConceptBatches, cache_latents
@@ -58,7 +58,7 @@ def test_prompts_are_all_used():
 def test_cached_latents_are_the_posterior(sd1):
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)) for _ in range(2)]
-    model = TextToImageModel(sd1)
+    model = backbone_of(sd1)
     cached = cache_latents(model, images, 32, 32, mirror=True)
     assert cached.mean.shape == cached.std.shape == (4, 4, 4, 4)
     expected = model.encode_image(prepare_image(images[1], 32, 32))

@@ -1,0 +1,288 @@
+"""Backbone: a pipeline of one model family -> the calls that sampling and training need."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from framework.errors import UserError
+from framework.registry import Registry
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Text condition of some rows.
+
+    Attributes:
+        embeds: (rows, tokens, width), what attention reads.
+        added: further conditioning by name (pooled text, sizes, a guidance embedding), each
+            (rows, ...).
+    """
+
+    embeds: Tensor
+    added: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def stack(conditions: list[Condition]) -> Condition:
+        """Concatenate along the rows."""
+        names = conditions[0].added
+        return Condition(
+            torch.cat([condition.embeds for condition in conditions]),
+            {
+                name: torch.cat([condition.added[name] for condition in conditions])
+                for name in names
+            },
+        )
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
+        """Apply a function to every tensor (rows, ...)."""
+        return Condition(
+            function(self.embeds), {name: function(value) for name, value in self.added.items()}
+        )
+
+
+class Backbone(ABC):
+    """One diffusers pipeline, seen through the calls that sampling and training need.
+
+    What differs between model families is in a subclass of this and nowhere else: how prompts are
+    encoded, what the denoising network is called and given, where its attention layers are and what
+    they compute, how pictures become latents, which noise levels sampling passes. The pipeline is
+    used, never changed. A family joins by registering such a class with
+    ``@BACKBONES.register("name")``; it is found by the class of the pipeline.
+
+    What a subclass declares: :attr:`label`, :attr:`pipelines`, and the abstract methods. Its
+    constructor refuses pipelines that would fail later.
+
+    Args:
+        pipe: the pipeline.
+
+    Raises:
+        UserError: the pipeline cannot be used.
+    """
+
+    #: Registered name.
+    name: ClassVar[str] = ""
+    #: The family in words, for messages.
+    label: ClassVar[str] = ""
+    #: Class names of its pipelines, as ``model_index.json`` has them.
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    #: The pipeline's component that denoises.
+    component: ClassVar[str] = ""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+
+    @classmethod
+    def serves(cls, pipe: Any) -> bool:
+        """Whether a pipeline is of this family: by default, of a class in :attr:`pipelines`."""
+        return any(base.__name__ in cls.pipelines for base in type(pipe).__mro__)
+
+    @classmethod
+    def load(cls, source: str, **options: Any) -> Any:
+        """Load a pipeline of this family.
+
+        Args:
+            source: local folder or hub name.
+            options: ``dtype``, ``variant`` and what else ``from_pretrained`` takes.
+        """
+        from diffusers import DiffusionPipeline
+
+        return DiffusionPipeline.from_pretrained(source, **options)
+
+    def describe(self) -> str:
+        """The pipeline in words, for messages."""
+        return f"This {type(self.pipe).__name__}"
+
+    # ---------------------------------------------------------------- the networks
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoising network."""
+        return getattr(self.pipe, self.component)
+
+    @property
+    def device(self) -> torch.device:
+        """Device the network computes on."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type the network computes in."""
+        return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
+
+    @property
+    def tokenizer(self) -> Any:
+        """Tokenizer of the text that the network's attention reads."""
+        return self.pipe.tokenizer
+
+    @property
+    def text_encoders(self) -> list[nn.Module]:
+        """Every text encoder."""
+        names = sorted(name for name in self.pipe.components if name.startswith("text_encoder"))
+        encoders = [getattr(self.pipe, name) for name in names]
+        return [encoder for encoder in encoders if encoder is not None]
+
+    # ---------------------------------------------------------------- sizes
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels C of a latent, as :meth:`denoise` takes it."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Native image side in pixels."""
+
+    @abstractmethod
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Latent grid (h, w) of an image.
+
+        Raises:
+            UserError: a side is not a positive multiple of the model's pixel step.
+        """
+
+    # ---------------------------------------------------------------- text
+
+    @abstractmethod
+    def encode_prompt(self, prompt: str, height: int, width: int) -> tuple[Condition, Condition]:
+        """Conditional and unconditional (empty prompt) condition of one prompt, one row each.
+
+        It depends on nothing but the prompt and the size in pixels. No gradient.
+        """
+
+    @abstractmethod
+    def encode_texts(
+        self, prompts: Sequence[str], height: int, width: int, frames: Tensor | None = None
+    ) -> Condition:
+        """Condition of some prompts, one row each, through which gradients flow.
+
+        Args:
+            prompts: b sentences.
+            height: of the pictures in pixels.
+            width: likewise.
+            frames: height and width of each original picture, top and left of what is seen of it,
+                (b, 4), in pixels; None: whole pictures. For families that are told.
+        """
+
+    def encode_plain(self, prompt: str, height: int, width: int) -> Condition:
+        """Condition of a prompt as a text of its own; the empty prompt included.
+
+        A zeroed negative embedding (SDXL's) is *not* the empty prompt; the reference's inversion
+        uses the same condition as the unconditional half of sampling, whichever that is.
+        """
+        conditional, unconditional = self.encode_prompt(prompt, height, width)
+        return unconditional if prompt == "" else conditional
+
+    # ---------------------------------------------------------------- latents
+
+    @abstractmethod
+    def denoise(self, latents: Tensor, timestep: Tensor | float, condition: Condition) -> Tensor:
+        """One evaluation of the network, (rows, C, h, w) -> (rows, C, h, w), in the checkpoint's
+        prediction type.
+
+        Args:
+            latents: noisy latents as a grid, however the network packs them.
+            timestep: diffusion time, one for all rows or (rows,).
+            condition: of the rows.
+        """
+
+    @abstractmethod
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled mean and standard deviation of a picture's latent, float32 on the CPU.
+
+        Args:
+            image: (1, 3, H_px, W_px) in [-1, 1].
+
+        Returns:
+            Two tensors (1, C, h, w); the deviation is 0 where the encoder is deterministic.
+        """
+
+    @abstractmethod
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Image (1, 3, H_px, W_px) in [-1, 1] -> scaled posterior mean z0, (1, C, h, w)."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (n, C, h, w) -> images (n, 3, H_px, W_px), about [-1, 1], one by one so that an
+        image does not depend on the batch and memory stays that of one image."""
+
+    def to_output(self, latents: Tensor, output_type: str) -> Any:
+        """Latents (n, C, h, w) -> what ``output_type`` names; see
+        :class:`framework.types.SamplerOutput`.
+
+        Raises:
+            UserError: they, or the decoded pictures, are not finite.
+        """
+        self.require_finite(latents, self.network, "The denoised latents")
+        if output_type == "latent":
+            return latents
+        with torch.no_grad():
+            images = self.decode(latents)
+        return self.pipe.image_processor.postprocess(images.detach(), output_type=output_type)
+
+    def require_finite(self, tensor: Tensor, network: nn.Module, what: str) -> Tensor:
+        """Refuse values that are not finite, with the likely cause.
+
+        Args:
+            tensor: of any shape.
+            network: where they come from.
+            what: names them.
+
+        Returns:
+            The tensor.
+        """
+        if bool(tensor.isfinite().all()):
+            return tensor
+        for name, weight in network.named_parameters():
+            if weight.is_floating_point() and not bool(weight.float().isfinite().all()):
+                raise UserError(
+                    f"{what} are not finite: weight '{name}' of the {type(network).__name__} is "
+                    "not. The checkpoint is damaged, or was trained until it diverged; use another."
+                )
+        if self.dtype in (torch.float16, torch.bfloat16):
+            raise UserError(
+                f"{what} are not finite: {str(self.dtype).removeprefix('torch.')} overflowed. Give "
+                "the model a wider type, e.g. model.dtype=float32."
+            )
+        raise UserError(
+            f"{what} are not finite, though every weight is: the {type(network).__name__} does not "
+            "suit this scheduler, guidance scale or size. Try those of its model card."
+        )
+
+    # ---------------------------------------------------------------- layers
+
+    @abstractmethod
+    def self_attentions(self, patterns: Sequence[str], what: str) -> dict[str, nn.Module]:
+        """Layers in which image cells attend to one another, by path.
+
+        Args:
+            patterns: regular expressions, each on a whole path.
+            what: the option they come from, for messages.
+
+        Raises:
+            UserError: a pattern is no regular expression, or matches no such layer.
+        """
+
+    @abstractmethod
+    def text_attentions(self, patterns: Sequence[str], what: str) -> dict[str, nn.Module]:
+        """Layers in which image cells attend to the text, by path; see :meth:`self_attentions`."""
+
+    @abstractmethod
+    def modules(self, patterns: Sequence[str], what: str) -> dict[str, nn.Module]:
+        """Any modules of the network by path, whose outputs are features; likewise."""
+
+    def detached_attention(self) -> AbstractContextManager[None]:
+        """While it lasts gradients are cut at the output of every attention layer."""
+        return nullcontext()
+
+
+BACKBONES = Registry(
+    "backbone", "framework.backbones", Backbone, "pipeline → the network's calls", section=False
+)
