@@ -70,6 +70,7 @@ class Denoiser:
             abar: the latents' level; None is that of the time.
         """
         output = self.model.denoise(latents, timestep, condition)
+        self.model.require_finite(output, self.model.network, "The network's values")
         level = self.alpha_bar(timestep) if abar is None else abar
         return to_eps(output, latents, level, self.prediction_type)
 

@@ -74,6 +74,11 @@ def make_scheduler(
             f"Prediction type '{config.get('prediction_type')}' is not supported; expected "
             "'epsilon', 'v_prediction' or 'sample'."
         )
+    if "beta_start" not in config and config.get("trained_betas") is None:
+        raise UserError(
+            f"The pipeline's {type(current).__name__} has no betas, so its model's noise levels "
+            f"are not those of a {chosen}; such a model is not supported."
+        )
     cls = getattr(diffusers, chosen)
     known = [key for key in inspect.signature(cls.__init__).parameters if key != "self"]
     # Latents are not in [-1, 1], so nothing is clipped.
@@ -93,7 +98,20 @@ def make_scheduler(
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"Scheduler {chosen} cannot be made with {given}: {error}") from error
     _check_followed(scheduler)
+    _check_end(scheduler)
     return scheduler
+
+
+def _check_end(scheduler: Any) -> None:
+    """Refuse a schedule that ends in pure noise for a model that predicts the noise."""
+    config = scheduler.config
+    if config.prediction_type == "epsilon" and float(scheduler.alphas_cumprod[-1]) < 1e-6:
+        raise UserError(
+            "The noise schedule has zero terminal signal (rescale_betas_zero_snr), and the model "
+            "predicts 'epsilon', which says nothing of the picture there. Set "
+            "rescale_betas_zero_snr to False, or prediction_type to what the model was trained "
+            "for, in the pipeline's scheduler."
+        )
 
 
 def _check_name(chosen: str) -> None:

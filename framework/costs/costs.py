@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from framework.backbones.choose import backbone_of
 from framework.backbones.schedule import make_scheduler
 from framework.composer import make_sampler
 from framework.config.page import Config
@@ -111,7 +112,7 @@ def _extras(pipe: Any) -> dict[str, Any]:
 def counted(subject: Subject, arm: str, targets: int, steps: int, hollow: bool = True) -> Count:
     """Exact cost of a call with many steps, from runs of two and three.
 
-    Every step of one kind costs the same, so a run's operations and U-Net rows are an affine
+    Every step of one kind costs the same, so a run's operations and network rows are an affine
     function of its steps; memory does not depend on them.
 
     Args:
@@ -124,7 +125,7 @@ def counted(subject: Subject, arm: str, targets: int, steps: int, hollow: bool =
 
     def short(each: str, number: int) -> Count:
         call = make_call(subject, each, targets, number, start=1)
-        return count(call, subject.pipe.unet, hollow, warm=each in CACHED)
+        return count(call, backbone_of(subject.pipe).network, hollow, warm=each in CACHED)
 
     if arm == PLAIN:
         return _along(short(PLAIN, 2), short(PLAIN, 3), steps - 2)

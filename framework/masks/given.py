@@ -13,7 +13,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from framework.concepts.preprocess import nearest_pixels
 from framework.config.resources import resolve_path
+from framework.config.sampler import RESIZE_MODES
 from framework.errors import UserError
 from framework.geometry import resize_mask
 from framework.interfaces import MASKS, MaskProvider
@@ -31,7 +33,7 @@ class GivenMaskConfig(PartConfig):
     index: int = option(
         0, "which picture of the folder, by name; as sampler.reference_index", low=0
     )
-    resize: str = option("crop", "as sampler.resize", choices=("crop", "stretch"))
+    resize: str = option("crop", "as sampler.resize", choices=RESIZE_MODES)
 
 
 @MASKS.register("given")
@@ -85,7 +87,8 @@ def read_mask(file: Path, height: int, width: int, mode: str) -> Tensor:
         file: a picture; grey values are soft.
         height: rows.
         width: columns.
-        mode: ``crop`` or ``stretch``, as the reference picture itself is brought to size.
+        mode: ``crop``, ``stretch`` or ``stretch_nearest``, as the reference picture itself is
+            brought to size.
 
     Returns:
         (1, height, width) in [0, 1].
@@ -100,6 +103,8 @@ def read_mask(file: Path, height: int, width: int, mode: str) -> Tensor:
         raise UserError(f"mask.path: '{file}' cannot be read as a picture: {error}.") from error
     if mode == "crop":
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.NEAREST)
-    else:
+    elif mode == "stretch":
         picture = picture.resize((width, height), Image.Resampling.NEAREST)
+    else:
+        picture = nearest_pixels(picture, height, width)
     return torch.from_numpy(np.array(picture, dtype=np.float32) / 255.0)[None]

@@ -257,12 +257,11 @@ class Sampler:
             self.model, condition_of(self.model, prompts, self._size(), layout.halves)
         )
         runs = self._runs(denoiser, network, prompts, layout)
-        recorder = Recorder(trace)
+        call = Call(denoiser, network, runs, noises, layout, scale, Recorder(trace))
         with torch.no_grad(), network.attached(runs):
-            call = Call(denoiser, network, runs, noises, layout, scale, recorder)
             latents = self.loop(call)
         check_shape("The sampling loop's result", latents, tuple(noises.shape))
-        return latents, recorder.records
+        return latents, call.trace.records
 
     def _runs(
         self, denoiser: Denoiser, network: Network, prompts: list[str], layout: Layout
@@ -272,8 +271,7 @@ class Sampler:
         used = [Plan(subject.parts, total).uses_reference for subject in self.subjects]
         if not any(used):
             return []
-        places = [self.positions(text) for text in prompts]
-        runs = []
+        places, runs = [self.positions(text) for text in prompts], []
         for number, subject in enumerate(self.subjects):
             if not used[number]:
                 continue

@@ -15,8 +15,6 @@ from framework.interfaces.backbone import Backbone
 from framework.training.data import Batch
 from framework.training.objective import Objective
 
-SCHEDULES = ("constant", "linear", "cosine")
-
 
 @dataclass(frozen=True)
 class Optimization:
@@ -102,11 +100,6 @@ class DenoisingSystem(pl.LightningModule):
             self._model.pipe.to(self.device)
         if self.optimization.ema is not None and self.average is None:
             self.average = {name: p.detach().clone() for name, p in self.trained.items()}
-
-    @property
-    def weight_dtype(self) -> torch.dtype:
-        """Data type of the pipeline's denoiser."""
-        return self._model.dtype
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One denoising loss.
