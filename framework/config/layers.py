@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from framework.config.resources import config_file
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 
 Layer = dict[str, Any]
 
@@ -92,7 +92,9 @@ def from_override(text: str) -> Layer:
             "Quote text that holds any of { } [ ] , : # inside a list, e.g. "
             "'prompts=[\"a photo of a {}\"]'."
         )
-        raise UserError(f"'{text}' cannot be read: {first_line(error)}. {advice}") from error
+        raise UserError(
+            f"'{text}' cannot be read: {first_line(error).rstrip('.')}. {advice}"
+        ) from error
 
 
 def _advice(error: BaseException) -> str:
@@ -168,8 +170,8 @@ def plain(source: Any) -> Layer:
     except OmegaConfBaseException as error:
         where = error.full_key or "The configuration"
         raise UserError(
-            f"{where} cannot stand in a YAML file: {first_line(error)}. Use numbers, text, lists "
-            "and mappings."
+            f"{where} cannot stand in a YAML file: {first_line(error).rstrip('.')}. Use numbers, "
+            "text, lists and mappings."
         ) from error
 
 
@@ -196,13 +198,9 @@ def resolved(data: Mapping[str, Any], keys: Iterable[str] | None = None) -> Laye
         }
     except OmegaConfBaseException as error:
         where = error.full_key or "configuration"
-        raise UserError(f"{where}: {first_line(error)}; ${{section.key}} names a value.") from error
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an exception's text; its class where it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+        raise UserError(
+            f"{where}: {first_line(error).rstrip('.')}; ${{section.key}} names a value."
+        ) from error
 
 
 def read_yaml(path: Path) -> Layer:
@@ -216,7 +214,7 @@ def read_yaml(path: Path) -> Layer:
     except Exception as error:  # as above
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        what = getattr(error, "problem", None) or first_line(error)
+        what = getattr(error, "problem", None) or first_line(error).rstrip(".")
         advice = _advice(error)
         raise UserError(
             f"{path}{where} is not valid YAML: {what}.{' ' if advice else ''}{advice}"
