@@ -212,7 +212,7 @@ def read_yaml(path: Path) -> Layer:
     except Exception as error:  # as above
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        what = getattr(error, "problem", None) or first_line(error).rstrip(".")
+        what = getattr(error, "problem", None) or first_line(error)
         advice = _advice(error)
         raise UserError(
             f"{path}{where} is not valid YAML: {what}.{' ' if advice else ''}{advice}"
