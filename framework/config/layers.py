@@ -92,9 +92,7 @@ def from_override(text: str) -> Layer:
             "Quote text that holds any of { } [ ] , : # inside a list, e.g. "
             "'prompts=[\"a photo of a {}\"]'."
         )
-        raise UserError(
-            f"'{text}' cannot be read: {first_line(error)}. {advice}"
-        ) from error
+        raise UserError(f"'{text}' cannot be read: {first_line(error)}. {advice}") from error
 
 
 def _advice(error: BaseException) -> str:
