@@ -95,7 +95,9 @@ def concepts_table(reports: Mapping[str, Report], means: Means) -> str:
     for concept, report in reports.items():
         cells = [_change(report[BASELINE][s], report[TREATED][s]) for s in SIMILARITIES]
         places = [report[arm]["scaled"].get("identity") for arm in (BASELINE, TREATED)]
-        rows.append(_row(concept, *cells, "-" if None in places else _change(*places, 2)))
+        rows.append(
+            _row(concept, *cells, "-" if None in places else _change(places[0], places[1], 2))
+        )
     names = [*SIMILARITIES, SCALED]
     for key, label in (*LABELS.items(), ("difference", "difference")):
         cells = [str(means[key][name]) if name in means[key] else "-" for name in names]

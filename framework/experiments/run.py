@@ -254,7 +254,7 @@ def make_trainer(
         )
     except Exception as error:  # Lightning raises many classes for a wrong combination
         raise UserError(
-            f"run: {first_line(error)} Check accelerator, devices, num_nodes, strategy "
+            f"run: {first_line(error)}. Check accelerator, devices, num_nodes, strategy "
             "and precision of the plan's 'run'."
         ) from error
 

@@ -91,9 +91,12 @@ class Backbone(ABC):
             source: local folder or hub name.
             options: ``dtype``, ``variant`` and what else ``from_pretrained`` takes.
         """
-        from diffusers import DiffusionPipeline
+        import diffusers
 
-        return DiffusionPipeline.from_pretrained(source, **options)
+        # The class itself knows which parts may be left out; DiffusionPipeline does not.
+        name = diffusers.DiffusionPipeline.load_config(source).get("_class_name")
+        own = getattr(diffusers, str(name), diffusers.DiffusionPipeline)
+        return own.from_pretrained(source, **options)
 
     def describe(self) -> str:
         """The pipeline in words, for messages."""

@@ -23,7 +23,7 @@ class DDIMInversion(ReferenceTrajectory):
         """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
         condition = denoiser.condition("")
         latents, abar = clean, denoiser.final_alpha_bar
-        collected = []
+        collected: list[Tensor] = []
         steps = list(zip(denoiser.timesteps, denoiser.alpha_bars, strict=True))[::-1]
         for timestep, abar_next in progress(steps, "inverting the reference"):
             if not collected or abar_next != abar:  # some schedulers evaluate a level twice

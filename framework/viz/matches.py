@@ -199,7 +199,7 @@ def _lines(figure: Figure, axes: tuple[Any, Any], match: Match, lines: int) -> N
         here = (np.array([x, y]) + 0.5) * scale - 0.5
         there = here + match.flow[y, x].numpy() * scale
         sure = confidence >= 0.5
-        style = {"color": CONFIDENCE(confidence), "alpha": 0.95 if sure else 0.45}
+        style: dict[str, Any] = {"color": CONFIDENCE(confidence), "alpha": 0.95 if sure else 0.45}
         figure.add_artist(
             ConnectionPatch(
                 there, here, "data", "data", axesA=axes[0], axesB=axes[1],
