@@ -6,7 +6,6 @@ from framework.experiments.cells import Cell
 from framework.experiments.results import summarise
 from framework.metrics.scale import Scale
 
-
 SCALE = Scale(0.1, 0.6)
 
 
