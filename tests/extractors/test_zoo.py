@@ -33,7 +33,7 @@ def step(targets=2, halves=2, picture=None, index=1):
     return StepOutputs(
         index=index,
         timestep=500,
-        layout=Layout(halves, 1, targets),
+        layout=Layout(halves, targets),
         reference=Reference(reference, reference, reference[None]),
         target_clean=clean if picture is None else picture,
         reference_clean=reference.repeat(halves, 1, 1, 1),
