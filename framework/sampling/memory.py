@@ -71,7 +71,7 @@ def group_of(run: ReferenceRun) -> str:
     embeds = [part for item in sorted(run.reference.embeds.items()) for part in item]
     return combine(
         "reference pass",
-        of_module(run.denoiser.model.unet),
+        of_module(run.denoiser.model.network),
         run.denoiser.model.dtype,
         run.denoiser.model.device.type,
         run.reference.trajectory,

@@ -9,11 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from framework.backbones.attention import LayerCall
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import Condition
-from framework.backbones.schedule import from_eps, to_eps
-from framework.interfaces import AttentionInputs, GuidanceInputs
+from framework.interfaces import AttentionInputs, Condition, Denoiser, GuidanceInputs
+from framework.interfaces.layers import LayerCall
 from framework.interfaces.shapes import grid_of
 from framework.interfaces.step import StepContext, StepOutputs
 from framework.interfaces.trajectory import HALVES
@@ -136,7 +133,7 @@ class ReferenceRun:
         """
         if not self.guides(step):
             return output
-        kind, abar = self.denoiser.prediction_type, step.alpha_bar
+        schedule, level = self.denoiser.schedule, step.level
         with torch.no_grad():
             masks = self.matching.masks(self.latent_size)
             matches = self.matching.match(self.latent_size, masks)
@@ -144,8 +141,8 @@ class ReferenceRun:
             eps = self.parts.guidance(
                 GuidanceInputs(
                     latents=noisy,
-                    eps=to_eps(output, noisy, abar, kind),
-                    alpha_bar=abar,
+                    eps=schedule.to_eps(output, noisy, level),
+                    level=level,
                     reference_clean=self.reference.latent.expand(len(noisy), -1, -1, -1),
                     correspondence=matches,
                     masks=masks,
@@ -156,11 +153,11 @@ class ReferenceRun:
                     reference=self.reference,
                 )
             ).detach()
-        return from_eps(eps, noisy.detach(), abar, kind)
+        return schedule.from_eps(eps, noisy.detach(), level)
 
     def guides(self, step: Step) -> bool:
         """Whether this reference guides the step."""
-        return self.plan.guides(step.index) and step.alpha_bar > 0
+        return self.plan.guides(step.index) and step.level.a > 0
 
     # ---------------------------------------------------------------- the reference itself
 
@@ -291,6 +288,6 @@ class ReferenceRun:
             target_clean=clean,
             reference_clean=self.clean,
             decode=self.denoiser.model.decode,
-            alpha_bar=self.denoiser.alpha_bar,
+            level=self.denoiser.level,
             evaluate=evaluate,
         )
