@@ -101,7 +101,7 @@ def make_samplers(pipe: Any, concept: Concept, config: Config) -> dict[str, Samp
     """A sampler for each arm, sharing the pipeline.
 
     Raises:
-        UserError: the configured layers are not in the U-Net, or a part cannot be built.
+        UserError: the configured layers are not in the network, or a part cannot be built.
     """
     return {
         BASELINE: Sampler(pipe, concept, build_parts(baseline_config(config)), config.sampler),
