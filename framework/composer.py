@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from framework.backbones.loading import load_pipeline
 from framework.concepts.folders import load_concept
-from framework.concepts.text import check_distinct
+from framework.concepts.text import check_distinguishable
 from framework.config.page import Config, load_config
 from framework.config.resources import resolve_path
 from framework.errors import UserError
@@ -91,7 +91,7 @@ def _compose_several(config: Config, pipe: Any) -> Sampler:
     """A sampler of several concepts, each with its own parts, reference and weights."""
     singles = [replace(config, concept=each, concepts=[]) for each in config.concepts]
     concepts = [load_concept(single) for single in singles]
-    check_distinct(concepts)
+    check_distinguishable(concepts)
     model = pipe if pipe is not None else load_pipeline(config.model)
     for place in _loading_order(singles, concepts):
         single = singles[place]

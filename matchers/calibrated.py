@@ -14,7 +14,6 @@ from framework.config.resources import resolve_path
 from framework.errors import UserError
 from framework.interfaces import MATCHERS
 from framework.options import PartConfig, option
-from framework.options.nested import section_of
 from framework.types import Correspondence, Features, Masks, Views
 from matchers.wrapper import Wrapper
 
@@ -61,7 +60,7 @@ class Calibrated(Wrapper):
         self.invariant = False  # sure of nothing, where the measured matches were seldom right
         curve = self.config.curve
         if isinstance(curve, str):
-            curve = read_curve(resolve_path(curve), section_of(self.inner))
+            curve = read_curve(resolve_path(curve), self.inner.section())
         self.curve = [(float(x), float(y)) for x, y in curve]
 
     def correspond(

@@ -14,11 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from framework.config.resources import resolve_path
-from framework.errors import UserError
+from framework.errors import UserError, shown
 from framework.geometry import cell_grid, cycle_error
 from framework.interfaces import MATCHERS, Backbone, FeatureExtractor, Matcher
 from framework.options import PartConfig, option
-from framework.options.typed import shown
 from framework.runs.atomic import write_atomic
 from framework.types import Correspondence, Masks
 from matchers.functional import window

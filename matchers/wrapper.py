@@ -8,7 +8,7 @@ from torch import Tensor
 
 from framework.interfaces import Backbone, FeatureExtractor, Matcher
 from framework.interfaces.step import StepContext
-from framework.options.nested import build
+from framework.options import build
 from framework.types import Correspondence, Features, Masks
 
 #: What the wrapper has in common with the matcher inside.

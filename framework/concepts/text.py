@@ -205,7 +205,7 @@ def check_words(tokenizer: Any, text: str) -> None:
         )
 
 
-def check_distinct(concepts: Sequence[Concept]) -> None:
+def check_distinguishable(concepts: Sequence[Concept]) -> None:
     """Refuse concepts that a prompt could not tell apart.
 
     Raises:

@@ -18,8 +18,7 @@ from itertools import product
 from typing import Any
 
 from framework.config.layers import Layer, merge
-from framework.errors import UserError, unknown_name
-from framework.options.typed import shown
+from framework.errors import UserError, shown, unknown_name
 from framework.registry import REGISTRIES
 
 

@@ -87,6 +87,8 @@ def noise_seed(concept: str, prompt: str, seed: int) -> int:
 def digest_of(config: Config, *more: Any) -> str:
     """Hash of a resolved configuration and of what else a picture depends on."""
     plain = asdict(config)
+    if not config.sources:  # nothing but our own parts
+        del plain["sources"]
     for key in WITHOUT_EFFECT:
         plain.pop(key, None)
     for key in ("device", "notes"):

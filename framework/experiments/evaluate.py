@@ -34,7 +34,7 @@ from framework.metrics.diversity import lpips_distance
 from framework.metrics.loading import Encoders, load_encoders
 from framework.metrics.panel import SCORES, Panel
 from framework.metrics.protocols import protocol
-from framework.options.typed import fill
+from framework.options import fill
 from framework.runs.atomic import read_json, write_atomic
 from framework.runs.progress import progress
 

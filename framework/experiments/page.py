@@ -24,7 +24,7 @@ from framework.experiments.results import Results
 from framework.experiments.tables import note
 from framework.metrics.panel import LOWER, SCORES
 from framework.metrics.protocols import protocol
-from framework.options.typed import fill
+from framework.options import fill
 from framework.runs.atomic import write_atomic
 from framework.types import Concept
 from framework.viz.matches import sized_reference

@@ -9,10 +9,10 @@ from typing import Any
 
 from framework.config.layers import Layer, find_base, from_override, plain, read_yaml
 from framework.config.resources import config_file
-from framework.errors import UserError, unknown_name
+from framework.errors import UserError, shown, unknown_name
 from framework.experiments.axes import flat
 from framework.experiments.options import RunConfig
-from framework.options.typed import fill, shown
+from framework.options import fill
 
 ALL = "all"
 FOLDER = "ablations"

@@ -14,8 +14,7 @@ from framework.errors import UserError, unknown_name
 from framework.experiments.axes import Variant
 from framework.experiments.cells import Cell, Setting, cell_id, digest_of, slug
 from framework.experiments.plan_file import ALL, PlanFile, mapping
-from framework.options import options_of
-from framework.options.typed import fill as fill_options, shown
+from framework.options import fill as fill_options, options_of, shown
 from framework.types import Concept
 
 PER_CONCEPT = ("path", "class_name", "placeholder", "weights", "reference", "prompts", "config")

@@ -49,6 +49,7 @@ class DiffusionFeatures(ActivationExtractor):
     """
 
     Config = DiffusionConfig
+    unsigned = ("step",)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -57,6 +57,7 @@ class Dino(FeatureExtractor):
     """
 
     Config = DinoConfig
+    unsigned = ("every",)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -16,8 +16,7 @@ from framework.extractors.blocks import unit
 from framework.geometry import resize_grid
 from framework.interfaces import EXTRACTORS, Backbone, FeatureExtractor
 from framework.interfaces.step import StepOutputs
-from framework.options import PartConfig, option
-from framework.options.nested import build, split
+from framework.options import PartConfig, build, option, options_of
 from framework.types import Features
 
 
@@ -36,8 +35,8 @@ class FusedConfig(PartConfig):
         {"diffusion": {}, "dino": {}},
         "name: its options and its weight, for each extractor; a label with a name: inside serves "
         "where one is used twice",
-        parts="extractor",
-        also=FusedShare,
+        part="extractor",
+        several=FusedShare,
     )
 
 
@@ -58,7 +57,7 @@ class Fused(FeatureExtractor):
         self.inner: list[FeatureExtractor] = []
         self.weights: list[float] = []
         for section in self.config.extractors.values():
-            own, share = split(section, FusedShare)
+            own, share = _split(section)
             if share["weight"] > 0:
                 self.inner.append(build("extractor", own))
                 self.weights.append(share["weight"])
@@ -127,3 +126,14 @@ class Fused(FeatureExtractor):
             return unit(torch.cat(scaled, dim=-1))
 
         return Features(join([f.target for f in found]), join([f.reference for f in found]))
+
+
+def _split(section: Any) -> tuple[Any, dict[str, Any]]:
+    """An entry -> the extractor's own section (or the ready extractor), and its share."""
+    if not isinstance(section, Mapping):
+        return section, options_of(FusedShare())
+    beside = options_of(FusedShare())
+    return (
+        {key: value for key, value in section.items() if key not in beside},
+        {key: value for key, value in section.items() if key in beside},
+    )

@@ -57,9 +57,12 @@ class Backbone(ABC):
     def load(cls, source: str, **options: Any) -> Any:
         """Load a pipeline of this family from a folder or hub name, with the options of
         ``from_pretrained``."""
-        from diffusers import DiffusionPipeline
+        import diffusers
 
-        return DiffusionPipeline.from_pretrained(source, **options)
+        # The class itself knows which parts may be left out; DiffusionPipeline does not.
+        name = diffusers.DiffusionPipeline.load_config(source).get("_class_name")
+        own = getattr(diffusers, str(name), diffusers.DiffusionPipeline)
+        return own.from_pretrained(source, **options)
 
     def describe(self) -> str:
         """The pipeline in words, for messages."""

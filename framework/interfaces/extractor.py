@@ -13,7 +13,6 @@ from framework.interfaces.backbone import Backbone
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepOutputs
-from framework.options.nested import section_of
 from framework.registry import Registry
 from framework.runs.fingerprint import of_part
 from framework.types import Features
@@ -46,8 +45,8 @@ class FeatureExtractor(Part, ABC):
     #: matched step (twice the work there). May be set by the constructor.
     current: bool = False
 
-    #: Options that change no channel's meaning.
-    unsigned: tuple[str, ...] = ("step", "every")
+    #: Options that change no channel's meaning, see :meth:`signature`.
+    unsigned: tuple[str, ...] = ()
 
     def remember(self) -> dict[str, Tensor]:
         """What :meth:`describe` will need of the reference branch just evaluated, by name."""
@@ -71,7 +70,7 @@ class FeatureExtractor(Part, ABC):
         Returns:
             Plain values, as JSON has them.
         """
-        section = section_of(self)
+        section = self.section()
         return {key: value for key, value in section.items() if key not in self.unsigned}
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.interfaces import Denoiser
+from framework.interfaces import Backbone, Condition, Denoiser
 from framework.registry import import_plugin
 from framework.runs.progress import progress
 from framework.sampling.network import Network
@@ -72,7 +72,7 @@ class Call:
         return [run for run in runs if run.parts.guidance.needs_gradient]
 
 
-def combine(output: Tensor, scale: float, halves: int) -> Tensor:
+def classifier_free(output: Tensor, scale: float, halves: int) -> Tensor:
     """Classifier-free guidance over the halves.
 
     Args:
@@ -87,6 +87,23 @@ def combine(output: Tensor, scale: float, halves: int) -> Tensor:
         return output
     unconditional, conditional = output.chunk(2)
     return unconditional + scale * (conditional - unconditional)
+
+
+def condition_of(
+    model: Backbone, prompts: Sequence[str], size: tuple[int, int], halves: int
+) -> Condition:
+    """Text condition of some prompts in each half, (halves * n) rows, unconditional first.
+
+    Args:
+        model: encodes them, each on its own.
+        prompts: n texts.
+        size: height and width of the picture in pixels.
+        halves: 2, or 1 for no classifier-free guidance.
+    """
+    encoded = {text: model.encode_prompt(text, *size) for text in dict.fromkeys(prompts)}
+    conditional = [encoded[text][0] for text in prompts]
+    unconditional = [encoded[text][1] for text in prompts]
+    return Condition.stack(unconditional + conditional if halves == 2 else conditional)
 
 
 def find_loop(name: str) -> Callable[[Call], Tensor]:

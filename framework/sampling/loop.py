@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framework.sampling.call import Call, combine
+from framework.sampling.call import Call, classifier_free
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def denoise(call: Call) -> Tensor:
             output = run.guide(step, noisy, output)
 
         # Classifier-free guidance, (B, C, h, w) -> (N, C, h, w), and one step of the scheduler.
-        combined = combine(output.detach(), call.scale, call.layout.halves)
+        combined = classifier_free(output.detach(), call.scale, call.layout.halves)
         latents = scheduler.step(combined, step.moment, latents, return_dict=False)[0]
         call.trace.record(step, call.runs, denoiser.clean(combined, scaled, step.timestep), latents)
     return latents

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
+from framework.interfaces import Condition, Denoiser
+from framework.interfaces.trajectory import HALVES
 from framework.runs.fingerprint import combine, of_module
-
-if TYPE_CHECKING:
-    from framework.sampling.reference import ReferenceRun
+from framework.sampling.cache.store import Cache
+from framework.sampling.network import Network
+from framework.sampling.plan import Parts, Plan, Step
+from framework.types import Layout, Reference
 
 
 @dataclass(frozen=True)
@@ -51,56 +55,129 @@ class ReferenceStep:
         return cls(output=tensors["output"], **groups)
 
 
-def remembered(run: ReferenceRun) -> ReferenceStep:
-    """What a reference leaves in its running step, from its cache or evaluated now."""
-    if not run.cache.enabled:
-        return _evaluate(run)
-    key = _key(run)
-    found = run.cache.get(key, run.group)
-    if found is not None and "output" in found:
-        device = run.reference.trajectory.device
-        return ReferenceStep.from_tensors({n: t.to(device) for n, t in found.items()})
-    result = _evaluate(run)
-    run.cache.put(key, result.to_tensors(), run.group)
-    return result
+@dataclass
+class ReferencePass:
+    """A reference shown to the network on its own, step by step.
 
+    It depends on nothing of the targets: its attention is plain self-attention. So it is evaluated
+    apart from them, once for all, and what it leaves may come from the cache.
 
-def group_of(run: ReferenceRun) -> str:
-    """One for all steps of a reference under its model, schedule and condition."""
-    added = [part for item in sorted(run.condition.added.items()) for part in item]
-    embeds = [part for item in sorted(run.reference.embeds.items()) for part in item]
-    return combine(
-        "reference pass",
-        of_module(run.denoiser.model.network),
-        run.denoiser.model.dtype,
-        run.denoiser.model.device.type,
-        run.reference.trajectory,
-        run.denoiser.timesteps,
-        run.condition.embeds,
-        *added,
-        *embeds,
-    )
+    Attributes:
+        denoiser: the model with its schedule.
+        network: evaluates the model with every reference attached.
+        parts: parts that no other reference of the call uses; they hold state while drawing.
+        reference: the prepared reference.
+        condition: its text condition, one row for each half.
+        layout: order of the target rows.
+        latent_size: (h, w).
+        target_tokens: where its concept stands in the prompt of each of the N targets.
+        reference_tokens: where in its own.
+        cache: where results are kept.
+        plan: which parts act in which step.
+        layers: paths of its matched layers.
+        step: the running step.
+        memory: what the reference left in this step; None where it is not shown.
+    """
 
+    denoiser: Denoiser
+    network: Network
+    parts: Parts
+    reference: Reference
+    condition: Condition
+    layout: Layout
+    latent_size: tuple[int, int]
+    target_tokens: list[list[int]]
+    reference_tokens: list[int]
+    cache: Cache
+    plan: Plan = field(init=False)
+    layers: list[str] = field(init=False)
+    step: Step = field(init=False)
+    memory: ReferenceStep | None = field(default=None, init=False)
 
-def _evaluate(run: ReferenceRun) -> ReferenceStep:
-    plan, parts, step = run.plan, run.parts, run.step
-    output, recorded = run.network.reference(run)
-    described = plan.captures(step.index) and parts.matcher.needs_features
-    return ReferenceStep(
-        output=output,
-        attention=recorded,
-        features=parts.extractor.remember() if described else {},
-        masks=parts.mask.remember() if plan.masks(step.index) else {},
-    )
+    def __post_init__(self) -> None:
+        self.plan = Plan(self.parts, len(self.denoiser.timesteps))
+        self.layers = self.network.layers_of(self.parts.injector.config.layers)
 
+    def remember(self) -> ReferenceStep:
+        """What the reference leaves in the running step, from the cache or evaluated now."""
+        if not self.cache.enabled:
+            return self._evaluate()
+        key = self._key()
+        found = self.cache.get(key, self._group)
+        if found is not None and "output" in found:
+            device = self.reference.trajectory.device
+            return ReferenceStep.from_tensors({n: t.to(device) for n, t in found.items()})
+        result = self._evaluate()
+        self.cache.put(key, result.to_tensors(), self._group)
+        return result
 
-def _key(run: ReferenceRun) -> str:
-    plan, parts, index = run.plan, run.parts, run.step.index
-    captures = plan.captures(index) and parts.matcher.needs_features
-    return combine(
-        run.group,
-        index,
-        (run.layers, parts.injector.uses) if plan.injects(index) else (),
-        parts.extractor.memory_key() if captures else "",
-        parts.mask.memory_key() if plan.masks(index) else "",
-    )
+    @property
+    def latents(self) -> Tensor:
+        """What the network is shown of the reference in this step, (halves, C, h, w)."""
+        return self.reference.trajectory[self.step.index].repeat(self.layout.halves, 1, 1, 1)
+
+    @property
+    def clean(self) -> Tensor:
+        """Predicted clean reference z0_hat^X of this step, (halves, C, h, w); in a step that does
+        not show it to the network, its clean latent."""
+        if self.memory is None:
+            return self.reference.latent.repeat(self.layout.halves, 1, 1, 1)
+        return self.denoiser.clean(self.memory.output, self.latents, self.step.timestep)
+
+    @property
+    def step_condition(self) -> Condition:
+        """Text condition of the reference in this step, one row for each half."""
+        embeds = self.reference.embeds
+        if not embeds:
+            return self.condition
+        rows = [
+            embeds[half][self.step.index].to(row) if half in embeds else row
+            for half, row in zip(
+                HALVES[-self.layout.halves :], self.condition.embeds.split(1), strict=True
+            )
+        ]
+        return Condition(torch.cat(rows), self.condition.added)
+
+    @cached_property
+    def named(self) -> Tensor:
+        """Which pairs name its concept, (B,), bool."""
+        return torch.tensor([bool(tokens) for tokens in self.target_tokens] * self.layout.halves)
+
+    def _evaluate(self) -> ReferenceStep:
+        plan, parts, index = self.plan, self.parts, self.step.index
+        output, recorded = self.network.reference(self)
+        described = plan.captures(index) and parts.matcher.needs_features
+        return ReferenceStep(
+            output=output,
+            attention=recorded,
+            features=parts.extractor.remember() if described else {},
+            masks=parts.mask.remember() if plan.masks(index) else {},
+        )
+
+    @cached_property
+    def _group(self) -> str:
+        """One for all steps of this reference under this model, schedule and condition."""
+        added = [part for item in sorted(self.condition.added.items()) for part in item]
+        embeds = [part for item in sorted(self.reference.embeds.items()) for part in item]
+        return combine(
+            "reference pass",
+            of_module(self.denoiser.model.network),
+            self.denoiser.model.dtype,
+            self.denoiser.model.device.type,
+            self.reference.trajectory,
+            self.denoiser.timesteps,
+            self.condition.embeds,
+            *added,
+            *embeds,
+        )
+
+    def _key(self) -> str:
+        plan, parts, index = self.plan, self.parts, self.step.index
+        captures = plan.captures(index) and parts.matcher.needs_features
+        return combine(
+            self._group,
+            index,
+            (self.layers, parts.injector.uses) if plan.injects(index) else (),
+            parts.extractor.memory_key() if captures else "",
+            parts.mask.memory_key() if plan.masks(index) else "",
+        )

@@ -4,22 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from framework.interfaces import Backbone, Condition
 from framework.interfaces.layers import LayerCall
-from framework.types import Masks
-
-if TYPE_CHECKING:
-    from framework.sampling.reference import ReferenceRun
+from framework.sampling.matching import Matching
+from framework.sampling.plan import Parts, Plan, Step
+from framework.types import Layout, Masks
 
 #: What a layer is given, as injectors name it; and its queries, keys and values alone.
 PROJECTED = ("query", "key", "value")
 GIVEN = (*PROJECTED, "hidden_state")
 CROSS_ATTENTION = "cross_attention"
+
+
+class Shown(Protocol):
+    """A reference that is shown to the network on its own in a step."""
+
+    parts: Parts
+    plan: Plan
+    step: Step
+    layers: list[str]
+
+    @property
+    def latents(self) -> Tensor:
+        """What the network is shown, (halves, C, h, w)."""
+
+    @property
+    def step_condition(self) -> Condition:
+        """Its text condition in the running step, one row for each half."""
+
+
+class Attached(Shown, Protocol):
+    """A reference that is attached to the network for a sampling call."""
+
+    layout: Layout
+    latent_size: tuple[int, int]
+    target_tokens: list[list[int]]
+    reference_tokens: list[int]
+    matching: Matching
+
+    @property
+    def named(self) -> Tensor:
+        """Which pairs name its concept, (B,), bool."""
+
+    def grid(self, positions: int) -> tuple[int, int]:
+        """Grid (H, W) of an attention layer with that many positions."""
+
+    def acts_in(self, layer: str) -> bool:
+        """Whether its injector acts in a layer in the running step."""
+
+    def attend(
+        self, layer: LayerCall, seen: Mapping[str, Tensor], masks: Masks | None = None
+    ) -> Tensor:
+        """The targets' attention in one layer, (B, heads, H * W, d)."""
 
 
 class Network:
@@ -32,13 +73,13 @@ class Network:
 
     def __init__(self, model: Backbone, condition: Condition) -> None:
         self.model, self.condition = model, condition
-        self.runs: Sequence[ReferenceRun] = ()
+        self.runs: Sequence[Attached] = ()
         self._injecting = False
-        self._recording: tuple[ReferenceRun, dict[str, Tensor]] | None = None
+        self._recording: tuple[Shown, dict[str, Tensor]] | None = None
         self._maps: dict[int, Tensor] = {}
 
     @contextmanager
-    def attached(self, runs: Sequence[ReferenceRun]) -> Iterator[None]:
+    def attached(self, runs: Sequence[Attached]) -> Iterator[None]:
         """While it lasts the references' parts look into the network; all is undone on leaving."""
         model, self.runs = self.model, runs
         patterns = [pattern for run in runs for pattern in run.parts.injector.config.layers]
@@ -88,7 +129,7 @@ class Network:
         finally:
             self._injecting = before
 
-    def reference(self, run: ReferenceRun) -> tuple[Tensor, dict[str, Tensor]]:
+    def reference(self, run: Shown) -> tuple[Tensor, dict[str, Tensor]]:
         """A reference alone in its running step; its masks see it where they are used.
 
         Returns:
@@ -113,7 +154,7 @@ class Network:
 
     @staticmethod
     @contextmanager
-    def _paused(runs: Sequence[ReferenceRun]) -> Iterator[None]:
+    def _paused(runs: Sequence[Attached]) -> Iterator[None]:
         with ExitStack() as stack:
             for run in runs:
                 stack.enter_context(run.parts.mask.paused())
@@ -133,7 +174,9 @@ class Network:
         """What a matched layer gives, (rows, heads, H * W, d)."""
         if self._recording is not None:
             run, recorded = self._recording
-            recorded.update(run.used(layer.name, self._seen(layer)))
+            if layer.name in run.layers:
+                seen, uses = self._seen(layer), run.parts.injector.uses
+                recorded.update({f"{layer.name}/{n}": seen[n] for n in uses if n in seen})
             return layer.plain()
         runs = [run for run in self.runs if run.acts_in(layer.name)] if self._injecting else []
         if not runs:
@@ -148,7 +191,7 @@ class Network:
         crossed = self._maps.get(layer.query.shape[2])
         return seen if crossed is None else seen | {CROSS_ATTENTION: crossed}
 
-    def _attend_several(self, layer: LayerCall, runs: Sequence[ReferenceRun]) -> Tensor:
+    def _attend_several(self, layer: LayerCall, runs: Sequence[Attached]) -> Tensor:
         """Each reference's output where its mask is the largest, (B, heads, H * W, d)."""
         grid = runs[0].grid(layer.query.shape[2])
         masks = [run.matching.masks(grid) for run in runs]

@@ -4,83 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from framework.interfaces import AttentionInputs, Condition, Denoiser, GuidanceInputs
+from framework.interfaces import AttentionInputs, GuidanceInputs
 from framework.interfaces.layers import LayerCall
 from framework.interfaces.shapes import grid_of
 from framework.interfaces.step import StepContext, StepOutputs
-from framework.interfaces.trajectory import HALVES
-from framework.sampling.cache.store import Cache
 from framework.sampling.matching import Matching
-from framework.sampling.memory import ReferenceStep, group_of, remembered
-from framework.sampling.network import PROJECTED, Network
-from framework.sampling.plan import Parts, Plan, Step
-from framework.types import Correspondence, Features, Layout, Masks, Reference
+from framework.sampling.memory import ReferencePass
+from framework.sampling.network import PROJECTED
+from framework.sampling.plan import Step
+from framework.types import Correspondence, Features, Masks
 
 
 @dataclass
-class ReferenceRun:
-    """One reference in one sampling call, with parts of its own.
-
-    The reference depends on nothing of the targets: its attention is plain self-attention. So it is
-    evaluated apart from them, once for all, and what it leaves may come from the cache.
+class ReferenceRun(ReferencePass):
+    """One reference in one sampling call: what targets are matched with, and where it acts.
 
     Attributes:
-        denoiser: the model with its schedule.
-        network: evaluates the model with every reference attached.
-        parts: parts that no other reference of the call uses; they hold state while drawing.
-        reference: the prepared reference.
-        condition: its text condition, one row for each half.
-        layout: order of the target rows.
-        latent_size: (h, w).
-        target_tokens: where its concept stands in the prompt of each of the N targets.
-        reference_tokens: where in its own.
-        cache: where results are kept.
-        plan: which parts act in which step.
-        layers: paths of its matched layers.
-        step: the running step.
         matching: descriptors, masks and matches.
         seen: matches, masks and descriptors of the finest (if several, the last) layer injected in
             this step.
     """
 
-    denoiser: Denoiser
-    network: Network
-    parts: Parts
-    reference: Reference
-    condition: Condition
-    layout: Layout
-    latent_size: tuple[int, int]
-    target_tokens: list[list[int]]
-    reference_tokens: list[int]
-    cache: Cache
-    plan: Plan = field(init=False)
-    layers: list[str] = field(init=False)
-    step: Step = field(init=False)
     matching: Matching = field(init=False)
     seen: tuple[Correspondence, Masks, Features | None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.plan = Plan(self.parts, len(self.denoiser.timesteps))
-        self.layers = self.network.layers_of(self.parts.injector.config.layers)
+        super().__post_init__()
         self.matching = Matching(self.parts, self.layout)
-        self._memory: ReferenceStep | None = None
         self._outputs: StepOutputs | None = None  # of the last step
         self._matched: dict[str, Correspondence] = {}  # by layer, in this step
-
-    @cached_property
-    def named(self) -> Tensor:
-        """Which pairs name its concept, (B,), bool."""
-        return torch.tensor([bool(tokens) for tokens in self.target_tokens] * self.layout.halves)
-
-    @cached_property
-    def group(self) -> str:
-        """What its results are kept under."""
-        return group_of(self)
 
     # ---------------------------------------------------------------- one step
 
@@ -91,14 +47,14 @@ class ReferenceRun:
         parts = self.parts
         if shown := self.plan.shows_reference(step.index):
             parts.mask.begin_step(self._context(shows_reference=True))
-            self._memory = remembered(self)
+            self.memory = self.remember()
         else:
-            self._memory = None
+            self.memory = None
         parts.mask.begin_step(self._context(parts.mask.history))
         parts.matcher.begin_step(self._context(parts.matcher.history))
         if shown and self.plan.masks(step.index):
-            assert self._memory is not None
-            parts.mask.recall(self._memory.masks)
+            assert self.memory is not None
+            parts.mask.recall(self.memory.masks)
 
     def describe(self, step: Step, clean: Tensor) -> None:
         """Make the descriptors and pictures that layers are matched with from here on.
@@ -159,46 +115,11 @@ class ReferenceRun:
         """Whether this reference guides the step."""
         return self.plan.guides(step.index) and step.level.a > 0
 
-    # ---------------------------------------------------------------- the reference itself
-
-    @property
-    def latents(self) -> Tensor:
-        """What the network is shown of the reference in this step, (halves, C, h, w)."""
-        return self.reference.trajectory[self.step.index].repeat(self.layout.halves, 1, 1, 1)
-
-    @property
-    def clean(self) -> Tensor:
-        """Predicted clean reference z0_hat^X of this step, (halves, C, h, w); in a step that does
-        not show it to the network, its clean latent."""
-        if self._memory is None:
-            return self.reference.latent.repeat(self.layout.halves, 1, 1, 1)
-        return self.denoiser.clean(self._memory.output, self.latents, self.step.timestep)
-
-    @property
-    def step_condition(self) -> Condition:
-        """Text condition of the reference in this step, one row for each half."""
-        embeds = self.reference.embeds
-        if not embeds:
-            return self.condition
-        rows = [
-            embeds[half][self.step.index].to(row) if half in embeds else row
-            for half, row in zip(
-                HALVES[-self.layout.halves :], self.condition.embeds.split(1), strict=True
-            )
-        ]
-        return Condition(torch.cat(rows), self.condition.added)
-
     # ---------------------------------------------------------------- inside an evaluation
 
     def acts_in(self, layer: str) -> bool:
         """Whether its injector acts in a layer in this step."""
         return layer in self.layers and self.plan.injects(self.step.index)
-
-    def used(self, layer: str, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the injector uses of a layer that sees the reference, by ``LAYER/NAME``."""
-        if layer not in self.layers:
-            return {}
-        return {f"{layer}/{n}": seen[n] for n in self.parts.injector.uses if n in seen}
 
     def grid(self, positions: int) -> tuple[int, int]:
         """Grid (H, W) of an attention layer with that many positions."""
@@ -229,7 +150,7 @@ class ReferenceRun:
         self, layer: LayerCall, seen: Mapping[str, Tensor], grid: tuple[int, int]
     ) -> AttentionInputs:
         uses, halves = self.parts.injector.uses, self.layout.halves
-        memory = {} if self._memory is None else self._memory.attention
+        memory = {} if self.memory is None else self.memory.attention
         recalled = {n: memory[f"{layer.name}/{n}"] for n in uses if f"{layer.name}/{n}" in memory}
         return AttentionInputs(
             query=layer.query,
@@ -253,8 +174,8 @@ class ReferenceRun:
     # ---------------------------------------------------------------- what parts are told
 
     def _describe(self, outputs: StepOutputs) -> None:
-        if self._memory is not None and self.parts.matcher.needs_features:
-            self.parts.extractor.recall(self._memory.features)
+        if self.memory is not None and self.parts.matcher.needs_features:
+            self.parts.extractor.recall(self.memory.features)
         self.matching.describe(outputs)
 
     def _context(self, history: int = 0, shows_reference: bool = False) -> StepContext:

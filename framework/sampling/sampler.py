@@ -12,7 +12,7 @@ from torch import Tensor
 
 from framework.backbones.choose import backbone_of
 from framework.concepts.text import (
-    check_distinct,
+    check_distinguishable,
     check_words,
     concept_positions,
     fill,
@@ -21,15 +21,15 @@ from framework.concepts.text import (
 )
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
-from framework.interfaces import Condition, Denoiser
+from framework.interfaces import Denoiser
 from framework.interfaces.shapes import check_shape
 from framework.sampling.cache import Cache, make_cache
-from framework.sampling.call import Call, find_loop
+from framework.sampling.call import Call, condition_of, find_loop
 from framework.sampling.network import Network
 from framework.sampling.noise import start_noise
 from framework.sampling.plan import Parts, Plan
+from framework.sampling.prepared import ConceptParts, check_guidance
 from framework.sampling.reference import ReferenceRun
-from framework.sampling.subject import Subject, check_guidance
 from framework.sampling.trace import Recorder, TraceOptions, merge_traces, trace_options
 from framework.types import Concept, Layout, Reference, SamplerOutput, StepTrace
 
@@ -80,12 +80,12 @@ class Sampler:
         self.concepts = (concept,) if isinstance(concept, Concept) else tuple(concept)
         every = (parts,) if isinstance(parts, Parts) else tuple(parts)
         self.concept, self.parts = self.concepts[0], every[0]
-        check_distinct(self.concepts)
+        check_distinguishable(self.concepts)
         self.config = config or SamplerConfig()
         self.cache = make_cache() if cache is None else cache
         self.loop = loop or find_loop(self.config.loop)
         self.subjects = [
-            Subject(self.model, one, own, self.config, self.cache)
+            ConceptParts(self.model, one, own, self.config, self.cache)
             for one, own in zip(self.concepts, every, strict=True)
         ]
         check_guidance(self.subjects)
@@ -127,10 +127,7 @@ class Sampler:
         Raises:
             UserError: a value is out of range, or a prompt cannot be used.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise UserError(
-                f"output_type is '{output_type}'; expected one of {', '.join(OUTPUT_TYPES)}."
-            )
+        _check_output_type(output_type)
         traced = trace_options(return_trace, trace_steps)
         steps = self._steps(num_inference_steps)
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
@@ -240,15 +237,6 @@ class Sampler:
             check_words(self.model.tokenizer, text)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)
 
-    def _condition(self, prompts: Sequence[str], halves: int) -> Condition:
-        """Text condition of some prompts in each half, (halves * n) rows."""
-        encoded = {
-            text: self.model.encode_prompt(text, *self._size()) for text in dict.fromkeys(prompts)
-        }
-        conditional = [encoded[text][0] for text in prompts]
-        unconditional = [encoded[text][1] for text in prompts]
-        return Condition.stack(unconditional + conditional if halves == 2 else conditional)
-
     # ---------------------------------------------------------------- one batch
 
     def _batch(
@@ -261,14 +249,15 @@ class Sampler:
     ) -> tuple[Tensor, list[StepTrace]]:
         denoiser = self._denoiser(steps)
         layout = Layout(2 if scale > 1 else 1, len(prompts))
-        network = Network(self.model, self._condition(prompts, layout.halves))
+        network = Network(
+            self.model, condition_of(self.model, prompts, self._size(), layout.halves)
+        )
         runs = self._runs(denoiser, network, prompts, layout)
-        recorder = Recorder(trace)
+        call = Call(denoiser, network, runs, noises, layout, scale, Recorder(trace))
         with torch.no_grad(), network.attached(runs):
-            call = Call(denoiser, network, runs, noises, layout, scale, recorder)
             latents = self.loop(call)
         check_shape("The sampling loop's result", latents, tuple(noises.shape))
-        return latents, recorder.records
+        return latents, call.trace.records
 
     def _runs(
         self, denoiser: Denoiser, network: Network, prompts: list[str], layout: Layout
@@ -278,8 +267,7 @@ class Sampler:
         used = [Plan(subject.parts, total).uses_reference for subject in self.subjects]
         if not any(used):
             return []
-        places = [self.positions(text) for text in prompts]
-        runs = []
+        places, runs = [self.positions(text) for text in prompts], []
         for number, subject in enumerate(self.subjects):
             if not used[number]:
                 continue
@@ -290,7 +278,9 @@ class Sampler:
                         network=network,
                         parts=subject.parts if place == 0 else subject.parts.twin(),
                         reference=reference,
-                        condition=self._condition([subject.prompt(reference)], layout.halves),
+                        condition=condition_of(
+                            self.model, [subject.prompt(reference)], self._size(), layout.halves
+                        ),
                         layout=layout,
                         latent_size=self.model.latent_size(denoiser.height, denoiser.width),
                         target_tokens=[place[number] for place in places],
@@ -299,3 +289,8 @@ class Sampler:
                     )
                 )
         return runs
+
+
+def _check_output_type(given: str) -> None:
+    if given not in OUTPUT_TYPES:
+        raise UserError(f"output_type is '{given}'; expected one of {', '.join(OUTPUT_TYPES)}.")

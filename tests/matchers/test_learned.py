@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from tiny import tiny_sampler
@@ -151,17 +149,13 @@ def test_the_shipped_weights_are_small_and_name_their_extractor():
 class Mine(FeatureExtractor):
     """Descriptors of one's own."""
 
-    def __init__(self, depth: int = 12, every: int = 1) -> None:
-        self.config = MineConfig(depth, every)
+    unsigned = ("every",)
+
+    def __init__(self, depth: int = 12, every: int = 1, step: str = "early") -> None:
+        self.depth = depth
 
     def describe(self, step):
         raise NotImplementedError
-
-
-@dataclass
-class MineConfig:
-    depth: int
-    every: int
 
 
 def test_descriptors_of_another_kind_are_refused_before_anything_is_computed(head, tmp_path):
@@ -172,6 +166,8 @@ def test_descriptors_of_another_kind_are_refused_before_anything_is_computed(hea
     for each in (matcher, smooth):
         with pytest.raises(UserError, match=r"other desc.*: depth 13 instead of 12\. Choose"):
             each.check_extractor(Mine(13), None)
+        with pytest.raises(UserError, match=r"other desc.*: step 'late' instead of 'early'"):
+            each.check_extractor(Mine(step="late"), None)
 
 
 def test_the_preset_fits_the_shipped_weights_however_it_names_the_blocks():

@@ -233,11 +233,11 @@ def test_weights_that_do_not_fit(sd1, sdxl, tmp_path):
     save_file(two, tmp_path / "xl.safetensors")
     with pytest.raises(UserError, match="another family"):
         method.load(sd1, tmp_path / "xl.safetensors", concept)
-    with pytest.raises(UserError, match="clip_l and clip_g"):
+    with pytest.raises(UserError, match=r"width 48.*width 32"):
         method.load(sdxl, tmp_path / "wide.safetensors", concept)
     with pytest.raises(UserError, match="do not exist"):
         method.load(sd1, tmp_path / "none.safetensors", concept)
-    with pytest.raises(UserError, match="learned_embeds.safetensors"):
+    with pytest.raises(UserError, match="give the file itself"):
         method.load(sd1, tmp_path, concept)
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="cannot be read"):

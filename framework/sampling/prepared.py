@@ -21,7 +21,7 @@ from framework.sampling.plan import Parts, Plan
 from framework.types import Concept, Layout, Reference
 
 
-class Subject:
+class ConceptParts:
     """One concept, the parts that serve it, and its references.
 
     Args:
@@ -156,7 +156,7 @@ class Subject:
         return trajectory
 
 
-def check_guidance(subjects: Sequence[Subject]) -> None:
+def check_guidance(subjects: Sequence[ConceptParts]) -> None:
     """Refuse guidance where there are several references to follow.
 
     Raises:
