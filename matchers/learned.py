@@ -120,7 +120,7 @@ def match_projected(head: MatchingHead, target: Tensor, reference: Tensor) -> tu
     shape = target.shape[1:3]
     if not len(target):
         return target.new_zeros(0, *shape, 2), target.new_zeros(0, *shape, SIGNS)
-    grid = cell_grid(*shape, target.device)
+    grid = cell_grid(shape[0], shape[1], target.device)
     found = [
         _one_pair(head.scale, one.flatten(0, 1), other.flatten(0, 1), grid)
         for one, other in zip(target, reference, strict=True)
@@ -197,7 +197,7 @@ class Learned(Matcher):
 
     def check_extractor(self, extractor: FeatureExtractor, backbone: Backbone) -> None:
         """Refuse descriptors of another kind than those the weights were trained on."""
-        trained = self._about.get("extractor")
+        trained: dict[str, Any] = self._about.get("extractor") or {}
         here = json.loads(json.dumps(extractor.signature(backbone)))
         if here == trained:
             return

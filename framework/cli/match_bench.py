@@ -157,10 +157,10 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     """Write :data:`FILES`; print the tables."""
     from rich.console import Console
 
-    from framework.cli.results import versions
     from framework.matchbench.report import KEY, draw_curves, main_table, markdown, split_table
     from framework.matchbench.summary import summarise
     from framework.runs.atomic import write_atomic
+    from framework.runs.machine import versions
 
     folder, rows = bench.folder, summarise(records)
     pairs = len({record["pair"] for record in records})

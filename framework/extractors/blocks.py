@@ -93,5 +93,5 @@ def describe_blocks(
 
 
 def unit(descriptors: Tensor) -> Tensor:
-    """L2-normalise over the last axis; zeros stay zeros."""
+    """L2-normalise (..., D) over the last axis; zeros stay zeros."""
     return descriptors / descriptors.norm(dim=-1, keepdim=True).clamp_min(1e-12)

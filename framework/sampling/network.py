@@ -51,6 +51,9 @@ class Attached(Shown, Protocol):
     def named(self) -> Tensor:
         """Which pairs name its concept, (B,), bool."""
 
+    def begin(self) -> None:
+        """Begin an evaluation of the targets."""
+
     def grid(self, positions: int) -> tuple[int, int]:
         """Grid (H, W) of an attention layer with that many positions."""
 
@@ -113,6 +116,8 @@ class Network:
             timestep: diffusion time.
             detached: cut gradients at the output of every attention layer.
         """
+        for run in self.runs:
+            run.begin()
         self._injecting = True
         try:
             with self.model.detached_attention() if detached else nullcontext():

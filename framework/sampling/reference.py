@@ -42,18 +42,20 @@ class ReferenceRun(ReferencePass):
 
     def enter(self, step: Step) -> None:
         """Begin a step: show the reference to the network, or find what it left in the cache."""
-        self.step, self.seen, self._matched = step, None, {}
+        self.step, self.memory = step, None
         self.matching.begin_step()
-        parts = self.parts
-        if shown := self.plan.shows_reference(step.index):
-            parts.mask.begin_step(self._context(shows_reference=True))
+        if self.plan.shows_reference(step.index):
+            self.parts.mask.begin_step(self._context(shows_reference=True))
             self.memory = self.remember()
-        else:
-            self.memory = None
+
+    def begin(self) -> None:
+        """Begin an evaluation of the targets: nothing has been seen or matched in it yet."""
+        self.seen, self._matched = None, {}
+        self.matching.begin_evaluation()
+        parts = self.parts
         parts.mask.begin_step(self._context(parts.mask.history))
         parts.matcher.begin_step(self._context(parts.matcher.history))
-        if shown and self.plan.masks(step.index):
-            assert self.memory is not None
+        if self.memory is not None and self.plan.masks(self.step.index):
             parts.mask.recall(self.memory.masks)
 
     def describe(self, step: Step, clean: Tensor) -> None:

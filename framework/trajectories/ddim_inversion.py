@@ -22,7 +22,7 @@ class DDIMInversion(ReferenceTrajectory):
         """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
         condition = denoiser.condition("")
         latents, level = clean, denoiser.final_level
-        collected = []
+        collected: list[Tensor] = []
         steps = list(zip(denoiser.timesteps, denoiser.levels, strict=True))[::-1]
         for timestep, following in progress(steps, "inverting the reference"):
             if not collected or following != level:  # some schedulers evaluate a level twice
