@@ -1,6 +1,6 @@
 """How good extractors and matchers are inside the diffusion process, against known truth.
 
-Pairs of pictures are noised to sampling steps as the sampler sees them, go through the U-Net, the
+Pairs of pictures are noised to sampling steps as the sampler sees them, go through the network, the
 extractors and the matchers, and the matches are compared with where the points really lie. Without
 --images or --spair the pairs are renders of the embedded world: the same object from another side,
 in another place, with other accessories. What is finished is kept; the same command goes on.
