@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +23,9 @@ from framework.errors import UserError
 
 #: What a value of a configuration may look like to somebody who is new, in a hurry, or a program.
 VALUES = [
-    "", "null", "~", "true", "no", "off", "0", "1", "2", "-1", "3.5", "1e3", "1e400", ".nan", ".inf",
-    "-.inf", "0x10", "1_000", "9" * 25, "-" + "9" * 30, "100000", "1e-300", "[]", "{}", "[[a]]",
+    "", "null", "~", "true", "no", "off", "0", "1", "2", "-1", "3.5", "1e3", "1e400", ".nan",
+    ".inf", "-.inf", "0x10", "1_000", "9" * 25, "-" + "9" * 30, "100000", "1e-300", "[]", "{}",
+    "[[a]]",
     "[1, 2", "{a: b}", "{a: {b: [1]}}", "[{a: 1}]", "[null]", "[1.5]", "['']", "['{}', '{}']",
     "{1: 2}", "{null: 1}", "2020-01-01", "12:30:00", "!!python/object:os.system", "!!binary aGk=",
     "&a [*a]", "*nothing", "${seed}", "${nothing}", "${oc.env:HOME}", "${sampler}", "${a.b", "${}",
@@ -36,11 +36,13 @@ VALUES = [
     "package:", "package:framework.toyworld/weights", "cycle_argmax", "none", "given", "learned",
     "fused", "os:system", "fuzz_part:Part", "no_module:X", ":", "a:b:c", "diffusion", "crop",
     "cuda:99", "cpu", "meta", "float16", "DDIMScheduler", "os", "a photo of a {}", "{} {}", "{",
-    "{0}", "{a}", "%s", "<new>", "a" + "\u0301", "['.*', '(']", "[up_blocks.1]", "('a',)", "lambda: 0",
+    "{0}", "{a}", "%s", "<new>", "a" + "\u0301", "['.*', '(']", "[up_blocks.1]", "('a',)",
+    "lambda: 0",
 ]  # fmt: skip
 PATHS = [
-    "photos", "empty", "text.txt", "broken.png", "weights.safetensors", "pickle.bin", "pipe", "loop",
-    "/dev/zero", "/proc/self/mem", "/proc", "nowhere/x", "a/" * 200 + "b", "a" * 300, "config.yaml",
+    "photos", "empty", "text.txt", "broken.png", "weights.safetensors", "pickle.bin", "pipe",
+    "loop", "/dev/zero", "/proc/self/mem", "/proc", "nowhere/x", "a/" * 200 + "b", "a" * 300,
+    "config.yaml",
     "plan.yaml", "", ".", "/", "~nobody/x", "locked", "deep.yaml",
 ]  # fmt: skip
 #: Commands whose work is stopped where the first model would be loaded.
@@ -127,9 +129,8 @@ def override(rng: random.Random, keys: list[str]) -> str:
     """One ``key=value``, or something near it."""
     key = rng.choice(keys)
     key = rng.choice([key, key, key, key, key.rpartition(".")[0] or key, garbled(key, rng)])
-    return rng.choice(["{}={}", "{}={}", "{}={}", "{}={}", "{}={}", "+{}={}", "~{}", "{} = {}"]).format(
-        key, rng.choice(VALUES)
-    )  # fmt: skip
+    shape = rng.choice(["{}={}"] * 5 + ["+{}={}", "~{}", "{} = {}"])
+    return shape.format(key, rng.choice(VALUES))
 
 
 def command_line(rng: random.Random, keys: list[str]) -> list[str]:
@@ -172,8 +173,9 @@ def configuration_file(rng: random.Random, shipped: list[Path]) -> bytes:
 
 def tree(rng: random.Random, depth: int) -> object:
     """Nested lists and mappings with keys that occur in configurations."""
-    names = ["base", "plugins", "model", "concept", "matcher", "name", "variants", "axes", "run",
-             "prompts", "seeds", "sampler", "path", "concepts", "configs", "protocols", ""]  # fmt: skip
+    names = ["base", "plugins", "model", "concept", "matcher", "name", "variants", "axes",
+             "run", "prompts", "seeds", "sampler", "path", "concepts", "configs", "protocols",
+             ""]  # fmt: skip
     kind = rng.randrange(4) if depth else 3
     if kind == 0:
         return [tree(rng, depth - 1) for _ in range(rng.randint(0, 3))]
@@ -191,8 +193,3 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
         return rng.randbytes(rng.randint(1, 20)) + content
     place = rng.randrange(max(1, len(content) if kind == 2 else min(len(content), 300)))
     return content[:place] + rng.randbytes(rng.randint(1, 30)) + content[place + 8 :]
-
-
-def forget(name: str) -> None:
-    """Let a module be imported anew."""
-    sys.modules.pop(name, None)

@@ -10,7 +10,7 @@ from framework.errors import UserError
 from framework.interfaces.backbone import Backbone
 from framework.interfaces.extractor import FeatureExtractor
 from framework.interfaces.part import Part
-from framework.interfaces.shapes import check_shape
+from framework.interfaces.shapes import check_shape, check_type
 from framework.interfaces.step import StepContext
 from framework.registry import Registry
 from framework.types import Correspondence, Features, Masks, Views
@@ -133,6 +133,7 @@ class Matcher(Part, ABC):
         check_shape(f"{who}: reference mask", masks.reference, shape)
         self._check_views(views, shape[0])
         result = self.correspond(features, masks, views)
+        check_type(f"{who}.match", result, Correspondence)
         check_shape(f"{who}.match: flow", result.flow, (*shape, 2))
         check_shape(f"{who}.match: confidence", result.confidence, shape)
         valid = (result.confidence >= 0) & (result.confidence <= 1)
