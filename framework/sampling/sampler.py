@@ -17,7 +17,7 @@ from framework.backbones.layers import self_attentions
 from framework.backbones.model import Condition, TextToImageModel
 from framework.backbones.schedule import make_scheduler, timesteps_of
 from framework.concepts.preprocess import prepare_image
-from framework.concepts.text import check_words, concept_positions, fill
+from framework.concepts.text import check_words, concept_positions, fill, warn_cut
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
 from framework.runs.fingerprint import combine, of_module, of_part
@@ -292,6 +292,7 @@ class Sampler:
         filled = [self.fill(text) for text in prompts]
         for text in filled:
             check_words(self.pipe.tokenizer, text)
+        warn_cut(self.pipe, filled)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)
 
     def _conditions(self, prompts: list[str], halves: int) -> tuple[Condition, Condition]:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from framework.config.resources import plain_file
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 
 #: Endings weight files usually have; they choose which files of a folder are looked at.
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -29,14 +29,6 @@ _STRANGERS = (
     (b"Rar!", "a compressed archive; unpack it first"),
     (b"7z\xbc\xaf", "a compressed archive; unpack it first"),
 )
-
-
-def present(path: Path) -> bool:
-    """Whether anything is there; a name no system accepts (too long, say) is not."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def form_of(file: Path) -> str:
@@ -154,12 +146,6 @@ def _plain(content: Any) -> Any:
     if isinstance(content, Mapping | torch.nn.ParameterDict):
         return {key: _plain(value) for key, value in content.items()}
     return content.detach() if isinstance(content, Tensor) else content
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error, or its class where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def _unreadable(file: Path, error: BaseException) -> str:

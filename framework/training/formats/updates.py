@@ -73,7 +73,7 @@ class Update:
 
 
 def weight_change(update: Update, shape: Shape) -> Tensor | None:
-    """What is added to a weight before its magnitude is set, float32 of ``shape``.
+    """What is added to a weight (O, I, ...) before its magnitude is set, float32 of ``shape``.
 
     Raises:
         ValueError: the parts do not make up such a weight.
@@ -93,7 +93,7 @@ def weight_change(update: Update, shape: Shape) -> Tensor | None:
 
 
 def bias_change(update: Update) -> Tensor | None:
-    """What is added to a bias, float32."""
+    """What is added to a bias (O,), float32; norms of any shape keep theirs."""
     if "up_bias" in update.parts:
         return update.parts["up_bias"].float() * update.factor
     for name in ("diff_b", "b_norm"):
@@ -103,10 +103,10 @@ def bias_change(update: Update) -> Tensor | None:
 
 
 def updated(weight: Tensor, update: Update, scale: float) -> Tensor | None:
-    """A weight with an update, float32; None if the update leaves it alone.
+    """A weight (O, I, ...) with an update, float32; None if the update leaves it alone.
 
     Args:
-        weight: (out, in, ...).
+        weight: the old one.
         update: the update.
         scale: 0 gives the weight itself, 1 the whole update, between them a mixture.
     """
@@ -122,11 +122,11 @@ def updated(weight: Tensor, update: Update, scale: float) -> Tensor | None:
 
 
 def low_rank(down: Tensor, up: Tensor, mid: Tensor | None = None) -> Tensor:
-    """up x down, (out, in, ...); with a Tucker core ``mid`` (rank, rank, h, w) between them.
+    """up x down, (O, I, ...); with a Tucker core ``mid`` (R, R, h, w) between them.
 
     Args:
-        down: (rank, in, ...).
-        up: (out, rank, ...).
+        down: (R, I, ...).
+        up: (O, R, ...).
         mid: the core, or None.
     """
     rank = down.shape[0]
@@ -138,7 +138,7 @@ def low_rank(down: Tensor, up: Tensor, mid: Tensor | None = None) -> Tensor:
 
 
 def hadamard(parts: Mapping[str, Tensor]) -> Tensor:
-    """LoHa: the product, element by element, of two low-rank weights."""
+    """LoHa: the product, element by element, of two low-rank weights (O, I, ...)."""
     factors = []
     for index in (1, 2):
         first, second = parts[f"hada_w{index}_a"], parts[f"hada_w{index}_b"]
@@ -148,7 +148,7 @@ def hadamard(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def kronecker(parts: Mapping[str, Tensor], shape: Shape) -> Tensor:
-    """LoKr: the Kronecker product of a small and a large factor."""
+    """LoKr: the Kronecker product (O, I, ...) of a small and a large factor."""
     small = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
     if "lokr_w2" in parts:
         large = parts["lokr_w2"]
@@ -164,12 +164,12 @@ def kronecker(parts: Mapping[str, Tensor], shape: Shape) -> Tensor:
 
 
 def tucker(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """(rank, rank, h, w) with (rank, out) and (rank, in) -> (out, in, h, w)."""
+    """(R, R, h, w) with (R, O) and (R, I) -> (O, I, h, w)."""
     return torch.einsum("ij...,io,jn->on...", core, outer, inner)
 
 
 def with_rows(weight: Tensor, magnitude: Tensor) -> Tensor:
-    """DoRA: every output's weights of (out, in, ...) at the length ``magnitude`` (out) gives."""
+    """DoRA: every output's weights of (O, I, ...) at the length ``magnitude`` (O,) gives."""
     flat = weight.reshape(len(weight), -1)
     return (magnitude.reshape(-1, 1) * flat / flat.norm(dim=1, keepdim=True)).reshape(weight.shape)
 
@@ -178,8 +178,8 @@ def with_magnitude(weight: Tensor, scale: Tensor) -> Tensor:
     """LyCORIS's DoRA: lengths along the axis on which ``scale`` has one entry each.
 
     Args:
-        weight: (out, in, ...).
-        scale: (out, 1, ...) or (1, in, ...).
+        weight: (O, I, ...).
+        scale: (O, 1, ...) or (1, I, ...).
 
     Raises:
         ValueError: it is neither.
