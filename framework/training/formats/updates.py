@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -83,6 +84,8 @@ def weight_change(update: Update, shape: Shape) -> Tensor | None:
         change = low_rank(parts["down_weight"], parts["up_weight"], parts.get("mid_weight"))
     elif "hada_w1_a" in parts:
         change = hadamard(parts)
+        if change.ndim < len(shape) and tuple(change.shape) == (shape[0], math.prod(shape[1:])):
+            change = change.reshape(shape)  # LyCORIS keeps a convolution's window beside its input
     elif any(name.startswith("lokr_w") for name in parts):
         change = kronecker(parts, shape)
     elif "diff" in parts or "w_norm" in parts:
