@@ -83,7 +83,7 @@ def weight(pipe, path, part="unet"):
 
 
 def gap(first, second):
-    return float((first - second).abs().max())
+    return float((first - second).detach().abs().max())
 
 
 def off_by(pipe, changes, part="unet", xl=False):
