@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 HOUSES = ("framework", "matchers", "personalizers")
 ALLOWED = Path(__file__).with_name("architecture_allowed.txt")
 #: Modules in the root of framework/; everything else has a room.
-ROOT_MODULES = {"__init__", "composer", "errors", "geometry", "options", "registry", "types"}
+ROOT_MODULES = {
+    "__init__", "__main__", "composer", "errors", "geometry", "options", "registry", "types",
+}  # fmt: skip
 #: A room imports from the lines above it and from itself; rooms of one line not from one another.
 ROOMS = """
 errors
@@ -44,11 +46,16 @@ matchbench
 costs
 experiments
 cli
+__main__
 """
 LEVEL = {room: level for level, line in enumerate(ROOMS.split("\n")) for room in line.split()}
 #: Names every command line has.
 COMMAND_NAMES = {"main", "run", "add_arguments"}
-SHAPE = re.compile(r"\([A-Z0-9][^()]*,[^()]*\)|\bscalar|[Aa]ny shape|same shape|shaped")
+#: "(B, H, W, 2)", "(rows, C, h, w)", or words for it.
+SHAPE = re.compile(
+    r"\([\w*/+. -]{1,14},(?: [\w*/+. -]{1,14},?)*\)"
+    r"|\bscalar|[Aa]ny shape|(?:same|equal) shape|shapes are equal|of ``shape``"
+)
 ADVICE = {
     "root": "Give the module a room whose name says what happens there, and the room a line above.",
     "upward": "Move what is shared into the lower room, or pass it in as an argument.",
@@ -250,7 +257,7 @@ def find_sampler() -> Iterator[str]:
         calls = {
             ast.unparse(one.func) for one in ast.walk(module.tree) if isinstance(one, ast.Call)
         }
-        if calls & {"Sampler", "SeveralSampler"} and name != "framework.composer":
+        if "Sampler" in calls and name != "framework.composer":
             yield name
 
 

@@ -47,7 +47,7 @@ def read_network(
             folder, local_files_only=True, output_loading_info=True, **options
         )
     except Exception as error:  # both libraries raise many classes
-        raise UserError(f"{folder} cannot be loaded: {first_line(error)}") from error
+        raise UserError(f"{folder} cannot be loaded: {first_line(error)}.") from error
     missing = sorted(told.get("missing_keys") or ())
     if missing:
         raise UserError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _NARROWEST = 30
 
 
-class Layout(argparse.HelpFormatter):
+class HelpText(argparse.HelpFormatter):
     """Paragraphs filled to the terminal's width; what is indented, the examples, as it stands."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one sentence, with the nearest known option."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", Layout)
+        options.setdefault("formatter_class", HelpText)
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from framework.config.resources import config_file
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 
 Layer = dict[str, Any]
 
@@ -168,8 +168,8 @@ def plain(source: Any) -> Layer:
     except OmegaConfBaseException as error:
         where = error.full_key or "The configuration"
         raise UserError(
-            f"{where} cannot stand in a YAML file: {first_line(error)}. Use numbers, text, lists "
-            "and mappings."
+            f"{where} cannot stand in a YAML file: {first_line(error)}. Use numbers, "
+            "text, lists and mappings."
         ) from error
 
 
@@ -197,12 +197,6 @@ def resolved(data: Mapping[str, Any], keys: Iterable[str] | None = None) -> Laye
     except OmegaConfBaseException as error:
         where = error.full_key or "configuration"
         raise UserError(f"{where}: {first_line(error)}; ${{section.key}} names a value.") from error
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an exception's text; its class where it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def read_yaml(path: Path) -> Layer:

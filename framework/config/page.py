@@ -33,6 +33,7 @@ from framework.config.layers import (
 )
 from framework.config.resources import config_file
 from framework.config.sampler import SamplerConfig
+from framework.config.sources import foreign_sources
 from framework.errors import UserError, shown, unknown_name
 from framework.options import PartConfig, as_yaml, build, default_of, fill, option
 from framework.registry import REGISTRIES, import_plugin
@@ -55,7 +56,7 @@ class ModelConfig(PartConfig):
     variant: str | None = option(None, "file variant such as fp16")
     dtype: str = option("float32", "data type of the weights", choices=DTYPES)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    channels_last: bool = option(False, "memory format of the U-Net")
+    channels_last: bool = option(False, "memory format of the network")
     notes: dict[str, str] = option({}, "model path -> what to tell who uses it with own pictures")
 
 
@@ -94,9 +95,13 @@ class Config(PartConfig):
     seeds: list[int] = option([0], "one picture for each prompt and seed")
     seed: int = option(0, "of training and of everything else")
     output: str | None = option(None, "folder of the results; null: the command's own")
+    sources: dict[str, str] = option({}, "hashes of the plug-ins' source; computed, never read")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.sources = foreign_sources(
+            [(kind, getattr(self, kind)) for kind in KINDS], self.plugins
+        )
         for name in ("prompts", "seeds"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; give at least one.")
@@ -161,8 +166,11 @@ def _names_first(layers: list[Layer]) -> list[Layer]:
 
 
 def to_plain(config: Config) -> Layer:
-    """The configuration as nested dicts and lists."""
-    return as_yaml(config)
+    """The configuration as nested dicts and lists; without ``sources`` where there are none."""
+    plain = as_yaml(config)
+    if not config.sources:
+        del plain["sources"]
+    return plain
 
 
 def _layer(source: Any, first: bool = False) -> Layer:

@@ -5,10 +5,13 @@ They are imported in the order of the data flow, in which the registries are lis
 # ruff: noqa: I001
 
 from framework.interfaces.part import Part
-from framework.interfaces.backbone import BACKBONES, Backbone, Condition
-from framework.interfaces.step import StepOutputs
+from framework.interfaces.levels import Level
+from framework.interfaces.condition import Condition
+from framework.interfaces.backbone import BACKBONES, Backbone
+from framework.interfaces.denoiser import Denoiser
+from framework.interfaces.step import StepContext, StepOutputs
 from framework.interfaces.personalizer import PERSONALIZERS, Personalizer
-from framework.interfaces.trajectory import TRAJECTORIES, ReferenceTrajectory
+from framework.interfaces.trajectory import TRAJECTORIES, ReferenceTrajectory, Trajectory
 from framework.interfaces.extractor import EXTRACTORS, FeatureExtractor
 from framework.interfaces.mask import MASKS, MaskProvider
 from framework.interfaces.matcher import MATCHERS, ImageMatcher, Matcher
@@ -27,16 +30,20 @@ __all__ = [
     "AttentionInputs",
     "Backbone",
     "Condition",
+    "Denoiser",
     "FeatureExtractor",
     "Guidance",
     "GuidanceInputs",
     "ImageMatcher",
     "Injector",
     "InjectorConfig",
+    "Level",
     "MaskProvider",
     "Matcher",
     "Part",
     "Personalizer",
     "ReferenceTrajectory",
+    "StepContext",
     "StepOutputs",
+    "Trajectory",
 ]

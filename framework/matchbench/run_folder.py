@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.config.page import Config, to_plain
+from framework.config.sources import foreign_sources
 from framework.matchbench.field import Field
 from framework.runs.folder import RunFolder
 
@@ -19,6 +20,9 @@ FORMAT = 2
 def describe_run(config: Config, taking_part: Field, **more: Any) -> dict[str, Any]:
     """Everything the records depend on, as plain values."""
     plain = to_plain(config)
+    shown = [("extractor", entry.section) for entry in taking_part.extractors]
+    shown += [("matcher", entry.section) for entry in taking_part.matchers]
+    sources = config.sources | foreign_sources(shown, config.plugins)
     sampler = {k: v for k, v in plain["sampler"].items() if k != "batch_size"}
     return {
         "format": FORMAT,
@@ -28,6 +32,7 @@ def describe_run(config: Config, taking_part: Field, **more: Any) -> dict[str, A
         "mask": plain["mask"],
         "extractors": {entry.label: entry.section for entry in taking_part.extractors},
         "matchers": {entry.label: entry.section for entry in taking_part.matchers},
+        **({"sources": sources} if sources else {}),
         **more,
     }
 

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
 
 from framework.config.evaluation import EvaluationConfig
 from framework.config.resources import resolve_path
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 from framework.metrics.encoders import (
     IdentityEncoder,
     ImageEncoder,
@@ -53,11 +53,11 @@ def load_encoders(config: EvaluationConfig, device: torch.device | str = "cpu") 
     Raises:
         UserError: one of them cannot be loaded.
     """
-    clip_image, clip_text = load_clip(config, device)
-    return Encoders(load_identity(config, device), clip_image, clip_text)
+    clip_image, clip_text = clip_encoders(config, device)
+    return Encoders(identity_encoder(config, device), clip_image, clip_text)
 
 
-def load_clip(
+def clip_encoders(
     config: EvaluationConfig, device: torch.device | str = "cpu"
 ) -> tuple[ImageEncoder, TextEncoder]:
     """CLIP's two towers from ``evaluation.clip``.
@@ -91,7 +91,9 @@ def load_clip(
     )
 
 
-def load_identity(config: EvaluationConfig, device: torch.device | str = "cpu") -> IdentityEncoder:
+def identity_encoder(
+    config: EvaluationConfig, device: torch.device | str = "cpu"
+) -> IdentityEncoder:
     """The identity encoder from ``evaluation.identity``: a timm or a transformers model.
 
     A local folder is transformers' if its ``config.json`` has a ``model_type``, else timm's; a name
@@ -219,11 +221,9 @@ def _local(key: str, text: str) -> Path | None:
 
 
 def _unusable(key: str, text: str, error: BaseException) -> UserError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = (lines[0] if lines else type(error).__name__)[:300]
     return UserError(
-        f"{key} '{text}' cannot be loaded: {reason} {_looked_for(text)} Give a folder or a hub "
-        "name that is here."
+        f"{key} '{text}' cannot be loaded: {first_line(error)}. {_looked_for(text)} "
+        "Give a folder or a hub name that is here."
     )
 
 

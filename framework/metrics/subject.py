@@ -7,8 +7,6 @@ and needs no weights; it is rough, and the same for every method compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image
@@ -117,7 +115,7 @@ def _share(values: Tensor) -> Tensor:
 
 
 def otsu(values: Tensor, bins: int = 64) -> float:
-    """The threshold that parts the values into two classes best; the largest value if all agree."""
+    """The threshold that best separates values (N,) into two classes; below them if all agree."""
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-6:
         return low - 1.0
@@ -134,7 +132,7 @@ def otsu(values: Tensor, bins: int = 64) -> float:
 
 
 def majority(mask: Tensor, size: int = 5) -> Tensor:
-    """A cell is what most cells around it are."""
+    """Each cell of a mask (H, W) gets the value of most cells around it."""
     around = functional.avg_pool2d(mask[None, None], size, 1, size // 2, count_include_pad=False)
     return (around[0, 0] >= 0.5).float()
 
@@ -162,8 +160,3 @@ def cut_out(image: Image.Image, mask: Tensor, margin: float = 0.1) -> Image.Imag
     square = Image.new("RGB", (max(1, round(side)),) * 2, GREY)
     square.paste(alone, (round(side / 2 - x), round(side / 2 - y)))
     return square
-
-
-def masks_of(images: Sequence[Image.Image]) -> list[Tensor]:
-    """The estimated mask of each picture."""
-    return [subject_mask(image) for image in images]

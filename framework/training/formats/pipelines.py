@@ -146,4 +146,4 @@ def _other(cls: type, folder: Path) -> Any:
     try:
         return cls.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
     except Exception as error:
-        raise UserError(f"{folder} cannot be loaded: {first_line(error)}") from error
+        raise UserError(f"{folder} cannot be loaded: {first_line(error)}.") from error

@@ -155,7 +155,7 @@ def _unreadable(file: Path, error: BaseException) -> str:
             f"{file} cannot be read: it holds Python objects, and loading those would run code of "
             "the file. Convert it to safetensors with the program that wrote it."
         )
-    return f"{file} cannot be read as weights: {said}"
+    return f"{file} cannot be read as weights: {said}."
 
 
 def _reason(error: OSError | ValueError) -> str:
