@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 
@@ -24,19 +25,10 @@ def _saved(xl):
 def stock(xl=False):
     """A pipeline of its own, its weights always the same; built once, copied."""
     made = _saved(xl)
-    parts = {
-        name: part if not isinstance(part, torch.nn.Module) else _copy(part)
-        for name, part in made.components.items()
-    }
+    parts = {name: copy.deepcopy(part) for name, part in made.components.items()}
     pipe = type(made)(**parts, **({} if xl else {"requires_safety_checker": False}))
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _copy(module):
-    import copy
-
-    return copy.deepcopy(module)
 
 
 def noise(*shape, scale=0.3, seed=0):
