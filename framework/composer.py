@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 from framework.backbones.loading import load_pipeline
 from framework.concepts.folders import load_concept
+from framework.concepts.text import check_distinguishable
 from framework.config.page import Config, load_config
 from framework.config.resources import resolve_path
 from framework.errors import UserError
 from framework.sampling.cache import Cache, make_cache
 from framework.sampling.plan import Parts
 from framework.sampling.sampler import Sampler
-from framework.sampling.several import SeveralSampler, check_distinct
 from framework.training.personalize import personalizer_for, plug_in
 from framework.types import Concept
 
@@ -51,7 +51,7 @@ def compose(
 
     Returns:
         A :class:`Sampler`; ``sampler(prompt, seed=...)`` draws. With ``concepts`` in the
-        configuration it is a :class:`framework.sampling.several.SeveralSampler`.
+        configuration it draws all of them.
 
     Raises:
         UserError: whatever in the configuration cannot be used.
@@ -77,10 +77,9 @@ def make_sampler(
         config: gives the parts and the sampler's options.
         cache: keeps the references' results; None as for a sampler that is told nothing.
     """
-    if isinstance(concept, Concept):
-        return Sampler(pipe, concept, build_parts(config), config.sampler, cache)
-    parts = [build_parts(config) for _ in concept]
-    return SeveralSampler(pipe, concept, parts, config.sampler, cache)
+    concepts = [concept] if isinstance(concept, Concept) else list(concept)
+    parts = [build_parts(config) for _ in concepts]
+    return Sampler(pipe, concepts, parts, config.sampler, cache)
 
 
 def without_matching(config: Config) -> Config:
@@ -92,7 +91,7 @@ def _compose_several(config: Config, pipe: Any) -> Sampler:
     """A sampler of several concepts, each with its own parts, reference and weights."""
     singles = [replace(config, concept=each, concepts=[]) for each in config.concepts]
     concepts = [load_concept(single) for single in singles]
-    check_distinct(concepts)
+    check_distinguishable(concepts)
     model = pipe if pipe is not None else load_pipeline(config.model)
     for place in _loading_order(singles, concepts):
         single = singles[place]

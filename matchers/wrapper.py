@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from framework.interfaces import FeatureExtractor, Matcher
+from framework.interfaces.step import StepContext
 from framework.options import build
 from framework.types import Correspondence, Features, Masks
 
@@ -16,6 +17,7 @@ SHARED = (
     "needs_views",
     "needs_truth",
     "views_every",
+    "history",
     "width",
     "differentiable",
     "invariant",
@@ -41,6 +43,10 @@ class Wrapper(Matcher):
     def check_extractor(self, extractor: FeatureExtractor, unet: Any) -> None:
         """See :meth:`framework.interfaces.Matcher.check_extractor`."""
         self.inner.check_extractor(extractor, unet)
+
+    def begin_step(self, context: StepContext) -> None:
+        """See :meth:`framework.interfaces.Matcher.begin_step`."""
+        self.inner.begin_step(context)
 
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""

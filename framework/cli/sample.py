@@ -101,8 +101,7 @@ def plain_sampler(sampler: Sampler, config: Config) -> Sampler:
     """The same model and concept without matching and guidance."""
     from framework.composer import make_sampler, without_matching
 
-    concepts = getattr(sampler, "concepts", sampler.concept)
-    return make_sampler(sampler.pipe, concepts, without_matching(config))
+    return make_sampler(sampler.pipe, sampler.concepts, without_matching(config))
 
 
 def concepts_of(sampler: Sampler) -> tuple[Concept, ...]:

@@ -195,3 +195,21 @@ def check_words(tokenizer: Any, text: str) -> None:
             f"The prompt '{text}' has words this model's tokenizer does not know: {named} "
             "Rephrase it."
         )
+
+
+def check_distinguishable(concepts: Sequence[Concept]) -> None:
+    """Refuse concepts that a prompt could not tell apart.
+
+    Raises:
+        UserError: two have one name, or are written alike.
+    """
+    for what, values in (
+        ("name", [concept.name for concept in concepts]),
+        ("phrase", [concept.phrase for concept in concepts]),
+    ):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"Two concepts have the {what} '{twice}'; give each its own, e.g. "
+                "concepts: [{name: mug, ...}, {name: duck, ...}] with different placeholders."
+            )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from framework.extractors.blocks import block_names, captured, describe_blocks
-from framework.interfaces import EXTRACTORS, FeatureExtractor
+from framework.extractors.activations import ActivationExtractor
+from framework.extractors.blocks import describe_blocks
+from framework.interfaces import EXTRACTORS
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
 from framework.types import Features
@@ -35,7 +35,7 @@ class DiffusionConfig(PartConfig):
 
 
 @EXTRACTORS.register("diffusion")
-class DiffusionFeatures(FeatureExtractor):
+class DiffusionFeatures(ActivationExtractor):
     """Decoder features of the U-Net, with a joint PCA per block (Eq. 6).
 
     Coarser blocks are resized bilinearly (align_corners=True) to the finest one's grid; the blocks
@@ -50,45 +50,13 @@ class DiffusionFeatures(FeatureExtractor):
 
     Config = DiffusionConfig
     unsigned = ("step",)
-    separable = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.current = self.config.step == "current"
 
-    def signature(self, unet: Any) -> dict[str, Any]:
-        """The blocks by name, however they are named; see the base class."""
-        return super().signature(unet) | {"blocks": block_names(unet, self.config.blocks)}
-
-    @contextmanager
-    def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
-        """Hook the chosen blocks; see the base class."""
-        with captured(unet, self.config.blocks, "extractor.blocks") as self._captured:
-            self._memory: dict[str, Tensor] = {}
-            yield
-        self._memory = {}
-
-    def remember(self) -> dict[str, Tensor]:
-        """The reference's activations, (halves, channels, H, W), by module."""
-        return dict(self._captured)
-
-    def recall(self, memory: Mapping[str, Tensor]) -> None:
+    def describe_activations(
+        self, target: Mapping[str, Tensor], reference: Mapping[str, Tensor], step: StepOutputs
+    ) -> Features:
         """See the base class."""
-        self._memory = dict(memory)
-
-    def memory_key(self) -> str:
-        """See the base class."""
-        return f"activations of {self.config.blocks}"
-
-    def _rows(self, name: str, step: StepOutputs) -> tuple[Tensor, Tensor]:
-        """Activations of the reference and of the targets, together or apart evaluated."""
-        rows = self._captured[name]
-        if step.layout.references:
-            return step.layout.split(rows)
-        return self._memory[name].to(rows.device), rows
-
-    def describe(self, step: StepOutputs) -> Features:
-        """See :meth:`framework.interfaces.FeatureExtractor.describe`."""
-        split = [self._rows(name, step) for name in self._captured]
-        references, targets = zip(*split, strict=True)
-        return describe_blocks(targets, references, self.config.pca)
+        return describe_blocks(list(target.values()), list(reference.values()), self.config.pca)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,7 +48,6 @@ class Dift(FeatureExtractor):
 
     Config = DiftConfig
     unsigned = ("every", "seed", "ensemble")
-    separable = True  # it reads no activations of the running step, only of its own evaluations
 
     def signature(self, unet: Any) -> dict[str, Any]:
         """The blocks by name, however they are named; see the base class."""
@@ -69,36 +68,30 @@ class Dift(FeatureExtractor):
         """See :meth:`framework.interfaces.FeatureExtractor.describe`."""
         if self._last is not None and 0 <= step.index - self._last[0] < self.config.every:
             return self._last[1]
-        targets, references = self._average(step)
-        if references:
-            self._references = [step.layout.pair(grid) for grid in references]
-        assert self._references is not None
+        if self._references is None:
+            clean = step.reference.latent.repeat(step.layout.halves, 1, 1, 1)
+            grids = self._average(step, clean, of_reference=True)
+            self._references = [step.layout.pair(grid) for grid in grids]
+        targets = self._average(step, step.target_clean, of_reference=False)
         features = describe_blocks(targets, self._references, self.config.pca)
         self._last = step.index, features
         return features
 
-    def _average(self, step: StepOutputs) -> tuple[list[Tensor], list[Tensor]]:
-        """Mean over the noises: one grid for each block; the references only the first time."""
-        clean = step.reference.latent.repeat(step.layout.halves, 1, 1, 1)
-        known = self._references is not None
-        both = replace(step.layout, references=1)
-        sums: list[list[Tensor]] = [[], []]
-        for noise in self._noises(clean[0]):
-            reference = None if known else self._noised(step, clean, noise[0])
-            target = self._noised(step, step.target_clean, noise[1])
-            step.evaluate(reference, target, self.config.timestep)
-            for place, grid in enumerate(self._captured.values()):
-                parts = (None, grid) if known else both.split(grid)
-                for total, part in zip(sums, parts, strict=True):
-                    if part is None:
-                        continue
-                    if place == len(total):
-                        total.append(part.float())
-                    else:
-                        total[place] = total[place] + part.float()
-        targets, references = sums[1], sums[0]
-        share = 1 / self.config.ensemble
-        return [grid * share for grid in targets], [grid * share for grid in references]
+    def _average(self, step: StepOutputs, clean: Tensor, of_reference: bool) -> list[Tensor]:
+        """Mean over the noises of what each block gives, (rows, channels, h, w).
+
+        Args:
+            step: the step.
+            clean: clean latents (rows, C, h, w) of the reference, or of the targets.
+            of_reference: which of the two.
+        """
+        noises = self._noises(clean[0])[:, int(not of_reference)]
+        sums: list[Tensor] = []
+        for noise in noises:
+            step.evaluate(self._noised(step, clean, noise), self.config.timestep, of_reference)
+            grids = [grid.float() for grid in self._captured.values()]
+            sums = [a + b for a, b in zip(sums, grids, strict=True)] if sums else grids
+        return [grid / len(noises) for grid in sums]
 
     def _noised(self, step: StepOutputs, clean: Tensor, noise: Tensor) -> Tensor:
         try:

@@ -16,7 +16,7 @@ from framework.extractors.pca import joint_pca
 from framework.extractors.vit import DenseEncoder, load_encoder
 from framework.geometry import resize_grid
 from framework.interfaces import EXTRACTORS, FeatureExtractor
-from framework.interfaces.step import StepOutputs, target_pictures
+from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
 from framework.types import Features
 
@@ -58,7 +58,6 @@ class Dino(FeatureExtractor):
 
     Config = DinoConfig
     unsigned = ("every",)
-    separable = True  # it reads no activations of the running step
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -90,7 +89,7 @@ class Dino(FeatureExtractor):
         if self._last is not None and 0 <= step.index - self._last[0] < self.config.every:
             return self._last[1]
         halves, targets = step.layout.halves, step.layout.targets
-        pictures = target_pictures(step)[-targets:]
+        pictures = step.pictures[-targets:]
         if self._reference is None:
             self._reference = self._describe(step.reference.image.to(pictures))
         target = self._describe(pictures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,12 @@ class Fused(FeatureExtractor):
                 "shows all of them the same step, so give them one value of step."
             )
         self.current = any(each.current for each in self.inner)
-        self.separable = all(each.separable for each in self.inner)
+
+    def __copy__(self) -> Fused:
+        """One with copies of its extractors, so that the two share no state of a step."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__, inner=[copy(each) for each in self.inner])
+        return twin
 
     def signature(self, unet: Any) -> dict[str, Any]:
         """Weights and signatures of those inside; see the base class."""

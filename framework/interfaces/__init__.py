@@ -6,9 +6,9 @@ They are imported in the order of the data flow, in which the registries are lis
 
 from framework.interfaces.part import Part
 from framework.interfaces.backbone import BACKBONES, Backbone, Condition
-from framework.interfaces.step import StepOutputs
+from framework.interfaces.step import StepContext, StepOutputs
 from framework.interfaces.personalizer import PERSONALIZERS, Personalizer
-from framework.interfaces.trajectory import TRAJECTORIES, ReferenceTrajectory
+from framework.interfaces.trajectory import TRAJECTORIES, ReferenceTrajectory, Trajectory
 from framework.interfaces.extractor import EXTRACTORS, FeatureExtractor
 from framework.interfaces.mask import MASKS, MaskProvider
 from framework.interfaces.matcher import MATCHERS, ImageMatcher, Matcher
@@ -38,5 +38,7 @@ __all__ = [
     "Part",
     "Personalizer",
     "ReferenceTrajectory",
+    "StepContext",
     "StepOutputs",
+    "Trajectory",
 ]

@@ -22,10 +22,18 @@ class FeatureExtractor(Part, ABC):
 
     What a subclass declares:
 
-    * :meth:`describe`, called after a U-Net evaluation in which both branches took part; it may
-      read the predicted clean latents, decode them, or use what :meth:`attach`'s hooks captured;
-    * optionally :meth:`attach`, a context manager around a whole sampling call that installs
-      hooks on the U-Net and removes every one of them on leaving, also after an exception.
+    * :meth:`describe`, called after the targets were evaluated; it may read the predicted clean
+      latents and the reference, and decode them;
+    * optionally :meth:`attach`, a context manager around a whole sampling call.
+
+    One that reads activations of the network derives from
+    :class:`framework.extractors.activations.ActivationExtractor`, which hooks, remembers and
+    recalls; it declares how descriptors are made of activations, and nothing else.
+
+    The reference is evaluated apart from the targets, once for all of them, and what it left may
+    come from a cache: hooks of one's own see the reference's rows first, after which
+    :meth:`remember` is called, and the targets' rows later, before :meth:`recall` and
+    :meth:`describe`.
 
     The descriptors of one step serve the matching of the *next* step (the paper's choice), unless
     :attr:`current` is set, and guidance in the same step.
@@ -35,12 +43,6 @@ class FeatureExtractor(Part, ABC):
     #: evaluation, so the sampler then evaluates both branches once without injection before every
     #: matched step (twice the U-Net's work there). May be set by the constructor.
     current: bool = False
-
-    #: Whether the reference branch may be evaluated apart from the targets, so that it runs once
-    #: for all of them and can be cached. Then hooks see first the reference's rows alone, after
-    #: which :meth:`remember` is called, and later, after :meth:`recall`, the targets' alone
-    #: (``step.layout.references`` is 0). False: both are always evaluated together.
-    separable: bool = False
 
     #: Options that change no channel's meaning, see :meth:`signature`.
     unsigned: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.registry import Registry
-from framework.types import Correspondence, Masks
+from framework.types import Correspondence, Masks, Reference
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class GuidanceInputs:
         masks: on the same grid.
         halves: 2 under classifier-free guidance: the first B / 2 pairs are the unconditional
             halves of the same targets as the last B / 2; else 1.
+        step: step index t, 0 at noise.
+        timestep: diffusion time.
+        decode: maps latents (n, C, h, w) to images (n, 3, H_px, W_px), with gradient.
+        reference: the prepared reference, with its picture.
     """
 
     latents: Tensor
@@ -36,6 +41,10 @@ class GuidanceInputs:
     correspondence: Correspondence
     masks: Masks
     halves: int = 1
+    step: int = 0
+    timestep: float = 0.0
+    decode: Callable[[Tensor], Tensor] | None = None
+    reference: Reference | None = None
 
 
 class Guidance(Part, ABC):

@@ -10,6 +10,7 @@ from framework.errors import UserError
 from framework.interfaces.extractor import FeatureExtractor
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
+from framework.interfaces.step import StepContext
 from framework.registry import Registry
 from framework.types import Correspondence, Features, Masks, Views
 
@@ -40,6 +41,8 @@ class Matcher(Part, ABC):
     needs_truth: bool = False
     #: While sampling, pictures are decoded anew in every so many steps.
     views_every: int = 1
+    #: How many earlier steps' descriptors :meth:`begin_step` is handed while sampling.
+    history: int = 0
     #: Channels D its descriptors must have; None: any. Set by the constructor where weights decide.
     width: int | None = None
     #: Whether gradients reach the descriptors through the flow or the confidence.
@@ -52,6 +55,14 @@ class Matcher(Part, ABC):
     def prepare(self) -> None:
         """Load what matching needs, such as weights; called before a sampling call begins, so that
         what is missing is told at once. Default: nothing to load."""
+
+    def begin_step(self, context: StepContext) -> None:
+        """Learn what is known of the step whose layers are matched next: its index and noise level,
+        the matches of the step before, earlier descriptors. Default: nothing is kept.
+
+        A match depends on its arguments and on the last context alone; one that was told none
+        matches as if there had been no step before.
+        """
 
     def check_extractor(self, extractor: FeatureExtractor, unet: object) -> None:
         """Refuse an extractor whose descriptors it cannot use, before anything is computed.

@@ -45,7 +45,6 @@ class GivenMask(MaskProvider):
     """
 
     Config = GivenMaskConfig
-    separable = True
 
     @contextmanager
     def attach(  # type: ignore[override]

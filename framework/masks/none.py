@@ -12,8 +12,6 @@ from framework.types import Masks
 class NoMask(MaskProvider):
     """All ones: every cell counts as foreground."""
 
-    separable = True
-
     def attach(self, unet, layout, latent_size, target_tokens, reference_tokens):  # type: ignore[no-untyped-def]
         """Remember the device only."""
         self._device = next(unet.parameters()).device

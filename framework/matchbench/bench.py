@@ -24,7 +24,7 @@ from framework.matchbench.pairs import Source, stack, truth_on_grid
 from framework.matchbench.run_folder import GROUPS, LEFT_OUT, bench_folder, read_records
 from framework.runs.atomic import write_atomic
 from framework.runs.progress import no_progress, progress
-from framework.sampling.session import match_on_grid
+from framework.sampling.matching import match_on_grid
 from framework.types import Correspondence, Features, Views
 
 logger = logging.getLogger(__name__)
@@ -161,6 +161,7 @@ class Bench:
         features = None
         if matcher.needs_features:  # as new tensors, so that none profits from an earlier one
             features = Features(look.features.target.detach(), look.features.reference.detach())
+        matcher.begin_step(look.context)
         with torch.no_grad():
             return match_on_grid(features, look.masks, self.observatory.grid, matcher, views)
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from framework.concepts.text import concept_positions, unknown_words
 from framework.config.page import Config
 from framework.errors import UserError
 from framework.interfaces import FeatureExtractor, MaskProvider
-from framework.interfaces.step import StepOutputs
+from framework.interfaces.step import StepContext, StepOutputs
 from framework.masks.none import NoMask
 from framework.matchbench.folder import hash_of
 from framework.matchbench.pairs import Group, Target
@@ -55,16 +55,18 @@ class Look:
     """What one step shows of a group.
 
     Attributes:
-        step: what the U-Net evaluation left behind; its layout has one half, the conditional.
+        step: what the evaluation left behind; its layout has one half, the conditional.
         features: descriptors, (K, H, W, D).
         masks: on the latent's grid, (K, h, w).
         seconds: the extractor took.
+        context: what matchers are told of the step.
     """
 
     step: StepOutputs
     features: Features
     masks: Masks
     seconds: float
+    context: StepContext
 
 
 class Observatory:
@@ -121,7 +123,7 @@ class Observatory:
             extractor: what describes; hooked to the U-Net for as long as the iteration lasts.
             steps: indices of sampling steps, in rising order.
         """
-        layout = Layout(1, 1, len(prepared.clean))
+        layout = Layout(1, len(prepared.clean))
         condition = self._condition(prepared.prompts)
         with ExitStack() as stack, torch.no_grad():
             mask = self._mask(prepared, layout, stack)
@@ -142,16 +144,27 @@ class Observatory:
         abar = denoiser.alpha_bar(timestep)
         reference_rows = prepared.reference.trajectory[index]
         rows = abar**0.5 * prepared.clean + (1 - abar) ** 0.5 * prepared.noise
-        mask.begin_step(layout)
+        own, others = condition.map(lambda rows: rows[:1]), condition.map(lambda rows: rows[1:])
 
-        def evaluate(reference: Tensor | None, targets: Tensor, moment: int) -> None:
-            shown = condition if reference is not None else condition.map(lambda rows: rows[1:])
-            joined = targets if reference is None else layout.join(reference, targets)
+        def evaluate(shown: Tensor, moment: float, of_reference: bool) -> None:
             with torch.no_grad(), mask.paused():
-                self.model.denoise(joined, moment, shown)
+                self.model.denoise(shown, moment, own if of_reference else others)
 
-        output = self.model.denoise(layout.join(reference_rows, rows), timestep, condition)
-        reference_output, target_output = layout.split(output)
+        context = StepContext(
+            index=index,
+            steps=len(denoiser.timesteps),
+            timestep=timestep,
+            signal=abar**0.5,
+            noise=(1 - abar) ** 0.5,
+            layout=layout,
+            reference=prepared.reference,
+        )
+        mask.begin_step(replace(context, shows_reference=True))
+        reference_output = self.model.denoise(reference_rows, timestep, own)
+        activations, maps = extractor.remember(), mask.remember()
+        mask.begin_step(context)
+        mask.recall(maps)
+        target_output = self.model.denoise(rows, timestep, others)
         step = StepOutputs(
             index=index,
             timestep=timestep,
@@ -165,8 +178,9 @@ class Observatory:
         )
         masks = mask(*self.grid, len(rows))
         started = self.seconds()
+        extractor.recall(activations)
         features = extractor(step)
-        return Look(step, features, masks, self.seconds() - started)
+        return Look(step, features, masks, self.seconds() - started, context)
 
     def seconds(self) -> float:
         """A clock: wall time once a GPU has done its work; on a CPU the processor's own time, which

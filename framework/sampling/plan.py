@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, fields
+from typing import Any
 
 from framework.interfaces import (
     FeatureExtractor,
@@ -15,6 +17,33 @@ from framework.interfaces import (
 
 
 @dataclass(frozen=True)
+class Step:
+    """One step of the loop.
+
+    Attributes:
+        index: t, 0 at noise.
+        timestep: diffusion time.
+        moment: the same as the scheduler has it.
+        alpha_bar: abar_t in [0, 1).
+    """
+
+    index: int
+    timestep: float
+    moment: Any
+    alpha_bar: float
+
+    @property
+    def signal(self) -> float:
+        """a in z = a z0 + s eps."""
+        return self.alpha_bar**0.5
+
+    @property
+    def noise(self) -> float:
+        """s in z = a z0 + s eps."""
+        return (1 - self.alpha_bar) ** 0.5
+
+
+@dataclass(frozen=True)
 class Parts:
     """The six parts a sampler is made of; the seventh, the personalizer, made the model."""
 
@@ -24,6 +53,10 @@ class Parts:
     matcher: Matcher
     injector: Injector
     guidance: Guidance
+
+    def twin(self) -> Parts:
+        """Parts of the same options that share no state of a step with these."""
+        return Parts(*(copy(getattr(self, item.name)) for item in fields(self)))
 
 
 class Plan:
@@ -65,7 +98,7 @@ class Plan:
         return following or self.guides(step)
 
     def captures(self, step: int) -> bool:
-        """Whether activations of this step's reference branch are looked at by the extractor."""
+        """Whether the extractor looks at activations of this step's reference."""
         return self.describes(step) or self.looks_ahead(step)
 
     def masks(self, step: int) -> bool:

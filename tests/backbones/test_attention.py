@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from tiny import tiny_concept, tiny_parts, tiny_sampler
 
-from framework.backbones.attention import detached_attention, injection, project
+from framework.backbones.attention import LayerCall, attending, detached_attention, project
 from framework.backbones.layers import self_attentions
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError
@@ -19,9 +19,7 @@ from framework.injectors.appearance_matching import AppearanceMatching
 from framework.masks.cross_attention import CrossAttentionMask
 from framework.sampling.cache import NoCache
 from framework.sampling.sampler import Sampler
-from framework.sampling.session import Session
 from framework.trajectories.ddim_inversion import DDIMInversion
-from framework.types import Layout
 from matchers.cycle_argmax import CycleArgmax
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -125,12 +123,11 @@ def test_attached_processor_is_equivalent_when_nothing_is_injected(any_pipe):
     """The stand-in computes what the stock processor does, layer by layer."""
     parts = tiny_parts(any_pipe)
     layers = self_attentions(any_pipe.unet, parts.injector.config.layers)
-    session = Session(Layout(1, 0, 2), (16, 16), parts.mask, parts.matcher, parts.injector)
     for layer in list(layers.values())[:4]:
         hidden = torch.randn(2, 16, layer.to_q.in_features)
         with torch.no_grad():
             stock = layer(hidden)
-            with injection({"layer": layer}, session):
+            with attending({"layer": layer}, LayerCall.plain):
                 assert not isinstance(layer.processor, AttnProcessor2_0)
                 torch.testing.assert_close(layer(hidden), stock)
         assert isinstance(layer.processor, AttnProcessor2_0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_parts, tiny_sampler
+from tiny import attention_inputs, tiny_parts, tiny_sampler
 
 from framework.backbones.choose import backbone_of
 from framework.backbones.denoiser import Denoiser
@@ -16,7 +16,6 @@ from framework.backbones.schedule import make_scheduler, timesteps_of
 from framework.injectors.appearance_matching import AppearanceMatching
 from framework.injectors.functional import attention
 from framework.interfaces import FeatureExtractor, Injector, Matcher, ReferenceTrajectory
-from framework.interfaces.injector import AttentionInputs
 from framework.masks.none import NoMask
 from framework.trajectories.ddim_inversion import DDIMInversion
 from framework.types import Correspondence, Features, Masks
@@ -89,7 +88,7 @@ def test_self_match_leaves_attention_alone():
     """AMA on its own values with flow 0 and full weight is stock attention."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 36, 8)
-    inputs = AttentionInputs(query, key, value, query, key, value, grid=(6, 6))
+    inputs = attention_inputs([query, key, value] * 2, (6, 6))
     ones = torch.ones(2, 6, 6)
     matches = Correspondence(torch.zeros(2, 6, 6, 2), ones)
     out = AppearanceMatching()(inputs, matches, Masks(ones, ones))
@@ -117,7 +116,7 @@ def test_no_confidence_is_stock_attention_bit_for_bit(any_pipe):
 def test_no_confidence_gives_the_injectors_plain_tensor():
     torch.manual_seed(0)
     q, k, v, rq, rk, rv = torch.randn(6, 2, 4, 36, 8)
-    inputs = AttentionInputs(q, k, v, rq, rk, rv, grid=(6, 6))
+    inputs = attention_inputs([q, k, v, rq, rk, rv], (6, 6))
     flow = torch.randint(-9, 9, (2, 6, 6, 2)).float()
     matches = Correspondence(flow, torch.zeros(2, 6, 6))
     ones = torch.ones(2, 6, 6)
