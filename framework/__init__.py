@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the names of _HOMES again, for editors and mypy
         PERSONALIZERS as PERSONALIZERS,
         TRAJECTORIES as TRAJECTORIES,
         AttentionInputs as AttentionInputs,
+        BaseMatcher as BaseMatcher,
         FeatureExtractor as FeatureExtractor,
         Guidance as Guidance,
         GuidanceInputs as GuidanceInputs,
@@ -43,8 +44,10 @@ if TYPE_CHECKING:  # the names of _HOMES again, for editors and mypy
         InjectorConfig as InjectorConfig,
         MaskProvider as MaskProvider,
         Matcher as Matcher,
+        Needs as Needs,
         Part as Part,
         Personalizer as Personalizer,
+        Promises as Promises,
         ReferenceTrajectory as ReferenceTrajectory,
         StepOutputs as StepOutputs,
     )
@@ -73,8 +76,8 @@ _HOMES = {
     "geometry": "cell_grid cycle_error resize_grid resize_mask warp",
     "interfaces": (
         "EXTRACTORS GUIDANCE INJECTORS MASKS MATCHERS PERSONALIZERS TRAJECTORIES AttentionInputs "
-        "FeatureExtractor Guidance GuidanceInputs ImageMatcher Injector InjectorConfig "
-        "MaskProvider Matcher Part Personalizer ReferenceTrajectory StepOutputs"
+        "BaseMatcher FeatureExtractor Guidance GuidanceInputs ImageMatcher Injector InjectorConfig "
+        "MaskProvider Matcher Needs Part Personalizer Promises ReferenceTrajectory StepOutputs"
     ),
     "options": "PartConfig option",
     "registry": "REGISTRIES",

@@ -86,10 +86,9 @@ def _kind_of(name: str) -> str:
         kinds = [kind for kind, registry in REGISTRIES.items() if name in registry.names()]
         if len(kinds) == 1:
             return kinds[0]
-        known = (
-            f"a name of the kinds {', '.join(kinds)}; choose with --kind" if kinds else "no name"
-        )
-        raise UserError(f"'{name}' is {known}. Give a registered name, or module:Class.")
+        if kinds:
+            raise UserError(f"'{name}' names a {' and a '.join(kinds)}; choose one with --kind.")
+        raise UserError(f"No part is called '{name}'. Give a registered name, or module:Class.")
     module, _, member = name.partition(":")
     cls = getattr(import_plugin(module), member, None)
     for kind, registry in REGISTRIES.items():
@@ -115,6 +114,6 @@ def _stage(kind: str) -> Any:
 
     def stage(part: Part) -> Any:
         sections = {kind: part.section(), "sampler": {"num_inference_steps": STEPS}}
-        return compose({**sections, "concept": {"name": CONCEPT}}, pipe=pipe())
+        return compose({**sections, "concept": {"name": CONCEPT, "placeholder": ""}}, pipe=pipe())
 
     return stage

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from framework.contracts import matchers, parts
+from framework.contracts import attention, guidance, matchers, parts
 from framework.contracts.base import Check
 from framework.contracts.sampled import Stage, on_stage
 
 #: Kind -> checks of the part alone, beside those of every part.
-ALONE = {"matcher": matchers.CHECKS}
+ALONE = {
+    "matcher": matchers.CHECKS,
+    "injector": attention.CHECKS,
+    "guidance": guidance.CHECKS,
+}
 
 
 def checks_of(kind: str, stage: Stage | None = None) -> list[Check]:

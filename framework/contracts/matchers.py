@@ -1,4 +1,4 @@
-"""What every matcher keeps; see :class:`framework.interfaces.Matcher`.
+"""What every matcher keeps; see :class:`framework.interfaces.BaseMatcher`.
 
 A matcher gets descriptors, pictures and truth of the same situation and takes what it needs.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize, pad
 
 from framework.contracts.base import NotAsked, expect, expect_close
-from framework.interfaces import Matcher
+from framework.interfaces import BaseMatcher
 from framework.types import Correspondence, Features, Masks, Views
 
 GRIDS = ((8, 8), (5, 9), (12, 4), (1, 6), (1, 1))
@@ -45,7 +45,7 @@ def coloured_views(target: Tensor, reference: Tensor, shift: tuple[int, int] = (
 
 
 def matched(
-    matcher: Matcher,
+    matcher: BaseMatcher,
     target: Tensor,
     reference: Tensor,
     masks: Masks | None = None,
@@ -53,14 +53,14 @@ def matched(
 ) -> Correspondence:
     """What the matcher makes of two descriptor grids (B, H, W, D) and their pictures."""
     masks = masks or full_masks(target)
-    if matcher.width is not None:  # it takes that many channels, the further ones are empty
-        missing = matcher.width - target.shape[-1]
+    if matcher.needs.width is not None:  # it takes that many channels, the further ones are empty
+        missing = matcher.needs.width - target.shape[-1]
         target, reference = (pad(grid, (0, missing)) for grid in (target, reference))
     views = coloured_views(target, reference, shift)
     return matcher(Features(target, reference), masks, views)
 
 
-def gives_a_flow_and_a_confidence(matcher: Matcher) -> None:
+def gives_a_flow_and_a_confidence(matcher: BaseMatcher) -> None:
     """Flow (B, H, W, 2), finite, and confidence (B, H, W) in [0, 1], float32, on any grid."""
     for grid in GRIDS:
         target, reference = random_descriptors(3, *grid), random_descriptors(3, *grid, seed=1)
@@ -72,7 +72,7 @@ def gives_a_flow_and_a_confidence(matcher: Matcher) -> None:
             )
 
 
-def repeats_itself_without_traces(matcher: Matcher) -> None:
+def repeats_itself_without_traces(matcher: BaseMatcher) -> None:
     """The same input gives the same bits; its input and torch's generator stay as they were."""
     target, reference = random_descriptors(2, 6, 6), random_descriptors(2, 6, 6, seed=1)
     copies, random = (target.clone(), reference.clone()), torch.random.get_rng_state()
@@ -89,7 +89,7 @@ def repeats_itself_without_traces(matcher: Matcher) -> None:
     )
 
 
-def treats_each_pair_alone(matcher: Matcher) -> None:
+def treats_each_pair_alone(matcher: BaseMatcher) -> None:
     """A pair's matches do not depend on the other pairs of its batch."""
     target, reference = random_descriptors(4, 6, 7), random_descriptors(4, 6, 7, seed=1)
     weight = torch.rand(4, 6, 7, generator=torch.Generator().manual_seed(2))
@@ -102,14 +102,14 @@ def treats_each_pair_alone(matcher: Matcher) -> None:
         expect_close(f"the confidences {pair}", alone.confidence, together.confidence[one], 1e-3)
 
 
-def survives_no_pair(matcher: Matcher) -> None:
+def survives_no_pair(matcher: BaseMatcher) -> None:
     """A batch without a pair gives an empty flow and an empty confidence."""
     nothing = random_descriptors(0, 4, 5)
     result = matched(matcher, nothing, nothing)
     expect(result.flow.shape == (0, 4, 5, 2), f"the flow has the shape {result.flow.shape}.")
 
 
-def survives_empty_masks(matcher: Matcher) -> None:
+def survives_empty_masks(matcher: BaseMatcher) -> None:
     """Masks that are empty on one side or both give finite flows."""
     target, reference = random_descriptors(2, 6, 6), random_descriptors(2, 6, 6, seed=1)
     nothing = torch.zeros(2, 6, 6)
@@ -121,19 +121,19 @@ def survives_empty_masks(matcher: Matcher) -> None:
         matched(matcher, target, reference, masks)
 
 
-def survives_equal_descriptors(matcher: Matcher) -> None:
+def survives_equal_descriptors(matcher: BaseMatcher) -> None:
     """Descriptors that are all alike, or all zero, give finite flows and confidences."""
     for value in (0.0, 1.0):
         same = normalize(torch.full((2, 6, 6, 8), value), dim=-1)
         matched(matcher, same, same)
 
 
-def _asked_for_invariants(matcher: Matcher) -> None:
-    if not matcher.invariant:
+def _asked_for_invariants(matcher: BaseMatcher) -> None:
+    if not matcher.promises.invariant:
         raise NotAsked("invariant is False: that depends on weights")
 
 
-def matches_a_picture_with_itself(matcher: Matcher) -> None:
+def matches_a_picture_with_itself(matcher: BaseMatcher) -> None:
     """Matched with itself a picture stays where it is, for the most part confidently."""
     _asked_for_invariants(matcher)
     for grid in ((8, 8), (5, 9)):
@@ -146,7 +146,7 @@ def matches_a_picture_with_itself(matcher: Matcher) -> None:
         expect(error < 0.5, f"the flow on {grid} reaches {error:.2f} cells; expected below 0.5.")
 
 
-def follows_a_shift(matcher: Matcher) -> None:
+def follows_a_shift(matcher: BaseMatcher) -> None:
     """A shifted picture gives the shift as flow: (x, y) in cells, from target to reference."""
     _asked_for_invariants(matcher)
     for shift in ((2, 0), (0, 1), (-1, 2)):
@@ -160,7 +160,7 @@ def follows_a_shift(matcher: Matcher) -> None:
         expect(error < 0.5, f"the flow misses a shift of {shift} by {error:.2f} cells.")
 
 
-def inverts_when_swapped(matcher: Matcher) -> None:
+def inverts_when_swapped(matcher: BaseMatcher) -> None:
     """Where both directions are confident, following one and then the other leads back."""
     _asked_for_invariants(matcher)
     shift = (1, -2)
@@ -183,9 +183,9 @@ def _inner_cells() -> Tensor:
     return inside
 
 
-def passes_gradients_it_promises(matcher: Matcher) -> None:
+def passes_gradients_it_promises(matcher: BaseMatcher) -> None:
     """Gradients reach both descriptors, if it is declared differentiable."""
-    if not matcher.differentiable:
+    if not matcher.promises.differentiable:
         raise NotAsked("differentiable is False")
     target = random_descriptors(2, 4, 5).requires_grad_()
     reference = random_descriptors(2, 4, 5, seed=1).requires_grad_()
@@ -199,9 +199,9 @@ def passes_gradients_it_promises(matcher: Matcher) -> None:
         )
 
 
-def does_without_what_it_does_not_need(matcher: Matcher) -> None:
+def does_without_what_it_does_not_need(matcher: BaseMatcher) -> None:
     """It runs without descriptors where it says it needs none."""
-    if matcher.needs_features:
+    if matcher.needs.features:
         raise NotAsked("it needs descriptors")
     target = random_descriptors(2, 4, 4)
     result = matcher(None, full_masks(target), coloured_views(target, target))

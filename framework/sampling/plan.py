@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from framework.interfaces import (
+    BaseMatcher,
     FeatureExtractor,
     Guidance,
     Injector,
     MaskProvider,
-    Matcher,
     ReferenceTrajectory,
 )
 
@@ -50,7 +50,7 @@ class Parts:
     trajectory: ReferenceTrajectory
     extractor: FeatureExtractor
     mask: MaskProvider
-    matcher: Matcher
+    matcher: BaseMatcher
     injector: Injector
     guidance: Guidance
 

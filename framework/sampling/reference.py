@@ -52,7 +52,7 @@ class ReferenceRun(ReferencePass):
         else:
             self.memory = None
         parts.mask.begin_step(self._context(parts.mask.history))
-        parts.matcher.begin_step(self._context(parts.matcher.history))
+        parts.matcher.begin_step(self._context(parts.matcher.needs.history))
         if shown and self.plan.masks(step.index):
             assert self.memory is not None
             parts.mask.recall(self.memory.masks)
@@ -175,7 +175,7 @@ class ReferenceRun(ReferencePass):
     # ---------------------------------------------------------------- what parts are told
 
     def _describe(self, outputs: StepOutputs) -> None:
-        if self.memory is not None and self.parts.matcher.needs_features:
+        if self.memory is not None and self.parts.matcher.needs.features:
             self.parts.extractor.recall(self.memory.features)
         self.matching.describe(outputs)
 
