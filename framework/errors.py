@@ -30,10 +30,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """What another library's exception says, for a sentence of our own: its first line that says
-    something, at most ``most`` characters long; its class where it says nothing."""
+    """First line of another library's exception, for a sentence of our own; its class if empty.
+
+    Args:
+        error: the exception.
+        most: characters at most. The line ends without a full stop.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:most]
+    return (lines[0] if lines else type(error).__name__)[:most].rstrip(".")
 
 
 def check_range(name: str, value: Any, low: float | None = None, high: float | None = None) -> None:

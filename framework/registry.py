@@ -24,7 +24,7 @@ ENTRY_POINT_GROUP = "dreammatcher.plugins"
 #: Package whose modules make the registries.
 INTERFACES = "framework.interfaces"
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=type[Any])
 
 
 class Registry:
@@ -45,7 +45,7 @@ class Registry:
         self.package = package
         self.interface = interface
         self.role = role
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, type[Any]] = {}
         self._discovered = False
         if section:
             REGISTRIES.enter(self)
@@ -67,13 +67,13 @@ class Registry:
                     f"{_origin(cls)}. Give one of them another name."
                 )
             self._check(cls)
-            cls.name = name  # type: ignore[attr-defined]
+            cls.name = name
             self._classes[name] = cls
             return cls
 
         return decorate
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> type[Any]:
         """Return the class registered as ``name``, or the one at ``module:Class``.
 
         Raises:
@@ -91,7 +91,7 @@ class Registry:
         self.discover()
         return sorted(self._classes)
 
-    def items(self) -> Iterator[tuple[str, type]]:
+    def items(self) -> Iterator[tuple[str, type[Any]]]:
         """Pairs (name, class), sorted by name."""
         for name in self.names():
             yield name, self._classes[name]

@@ -73,7 +73,7 @@ class Calibrated(Wrapper):
 
 
 def along(curve: list[tuple[float, float]], values: Tensor) -> Tensor:
-    """Values of a curve: linear between its pairs, constant beyond its ends; passes gradients."""
+    """A curve at values of any shape: linear between its pairs, constant beyond."""
     x, y = (values.new_tensor(part) for part in zip(*curve, strict=True))
     if len(curve) == 1:
         return values * 0 + y

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from framework.interfaces import BaseMatcher, FeatureExtractor
+from framework.interfaces import Backbone, BaseMatcher, FeatureExtractor
 from framework.interfaces.step import StepContext
 from framework.options import build
 
@@ -24,9 +24,9 @@ class Wrapper(BaseMatcher):
         """See :meth:`framework.interfaces.BaseMatcher.prepare`."""
         self.inner.prepare()
 
-    def check_extractor(self, extractor: FeatureExtractor, unet: Any) -> None:
+    def check_extractor(self, extractor: FeatureExtractor, backbone: Backbone) -> None:
         """See :meth:`framework.interfaces.BaseMatcher.check_extractor`."""
-        self.inner.check_extractor(extractor, unet)
+        self.inner.check_extractor(extractor, backbone)
 
     def begin_step(self, context: StepContext) -> None:
         """See :meth:`framework.interfaces.BaseMatcher.begin_step`."""

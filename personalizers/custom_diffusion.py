@@ -67,10 +67,11 @@ class CustomDiffusion(NewWordPersonalizer):
         """A copy of the U-Net with trained projections, and new rows; see the base class."""
         rows = self.start(pipe, concept)
         unet = shared_copy(pipe.unet)
-        trained = {}
+        trained: dict[str, nn.Parameter] = {}
         for name in projections(unet, self.config.queries):
             value = unet.get_parameter(name).detach().float().clone()
-            trained[name] = replace_parameter(unet, name, value).requires_grad_()
+            trained[name] = replace_parameter(unet, name, value)
+            trained[name].requires_grad_()
         undo = swap(pipe, {"unet": unet}, "training")
         try:
             restore = add_words(pipe, concept.placeholder, rows, trained=True)

@@ -22,15 +22,8 @@ HOUSES = ("framework", "matchers", "personalizers")
 ALLOWED = Path(__file__).with_name("architecture_allowed.txt")
 #: Modules in the root of framework/; everything else has a room.
 ROOT_MODULES = {
-    "__init__",
-    "__main__",
-    "composer",
-    "errors",
-    "geometry",
-    "options",
-    "registry",
-    "types",
-}
+    "__init__", "__main__", "composer", "errors", "geometry", "options", "registry", "types",
+}  # fmt: skip
 #: A room imports from the lines above it and from itself; rooms of one line not from one another.
 ROOMS = """
 errors
@@ -58,7 +51,11 @@ __main__
 LEVEL = {room: level for level, line in enumerate(ROOMS.split("\n")) for room in line.split()}
 #: Names every command line has.
 COMMAND_NAMES = {"main", "run", "add_arguments"}
-SHAPE = re.compile(r"\([A-Z0-9][^()]*,[^()]*\)|\bscalar|[Aa]ny shape|same shape|shaped")
+#: "(B, H, W, 2)", "(rows, C, h, w)", or words for it.
+SHAPE = re.compile(
+    r"\([\w*/+. -]{1,14},(?: [\w*/+. -]{1,14},?)*\)"
+    r"|\bscalar|[Aa]ny shape|(?:same|equal) shape|shapes are equal|of ``shape``"
+)
 ADVICE = {
     "root": "Give the module a room whose name says what happens there, and the room a line above.",
     "upward": "Move what is shared into the lower room, or pass it in as an argument.",

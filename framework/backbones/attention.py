@@ -6,16 +6,15 @@ They follow the contract of diffusers' ``AttnProcessor2_0`` for layers on 3D inp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.interfaces.layers import Attend, LayerCall, MapObserver
 
 #: Stock processors that compute plain attention from to_q, to_k, to_v; what replaces them is
 #: equivalent when nothing is injected.
@@ -54,29 +53,6 @@ def finish(attn: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
     return output / attn.rescale_output_factor
 
 
-@dataclass(frozen=True)
-class LayerCall:
-    """What one self-attention layer was given in one evaluation of the network.
-
-    Attributes:
-        name: the layer's path.
-        query, key, value: (rows, heads, H * W, d).
-        hidden_state: (rows, H * W, C), normalised as the projections see it.
-        scale: factor on the attention logits; None is 1 / sqrt(d).
-    """
-
-    name: str
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    hidden_state: Tensor
-    scale: float | None
-
-    def plain(self) -> Tensor:
-        """Plain self-attention of the rows, (rows, heads, H * W, d)."""
-        return F.scaled_dot_product_attention(self.query, self.key, self.value, scale=self.scale)
-
-
 class AttendingProcessor:
     """Self-attention whose output somebody else decides.
 
@@ -85,8 +61,8 @@ class AttendingProcessor:
         name: the layer's path.
     """
 
-    def __init__(self, attend: Callable[[LayerCall], Tensor], name: str) -> None:
-        self.attend, self.name = attend, name
+    def __init__(self, attend: Attend, name: str) -> None:
+        self.attend, self.name, self.called = attend, name, False
 
     def __call__(
         self,
@@ -97,21 +73,12 @@ class AttendingProcessor:
         temb: Tensor | None = None,
     ) -> Tensor:
         """See diffusers' ``AttnProcessor2_0``."""
+        self.called = True
         hidden = hidden_states
         if attn.group_norm is not None:
             hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
         call = LayerCall(self.name, *project(attn, hidden), hidden, attn.scale)
         return finish(attn, self.attend(call), hidden_states)
-
-
-class MapObserver(Protocol):
-    """Somebody who looks at cross-attention maps."""
-
-    def wants(self, positions: int) -> bool:
-        """Whether the map of a layer with that many positions is looked at now."""
-
-    def capture(self, layer: str, probabilities: Tensor) -> None:
-        """Take the map of a layer, (rows, heads, positions, tokens)."""
 
 
 class TapProcessor:
@@ -191,12 +158,42 @@ def replaced_processors(layers: dict[str, Attention], make: Any) -> Iterator[Non
 
 
 @contextmanager
-def attending(
-    layers: dict[str, Attention], attend: Callable[[LayerCall], Tensor]
-) -> Iterator[None]:
-    """Let ``attend`` decide what these self-attention layers give, while the context lasts."""
+def attending(network: nn.Module, layers: dict[str, Attention], attend: Attend) -> Iterator[None]:
+    """Let ``attend`` decide what these self-attention layers give, while the context lasts.
+
+    Raises:
+        UserError: a layer does more than plain attention, or, at an evaluation of the network, does
+            not run its processor, so that nothing would be injected.
+    """
     with replaced_processors(layers, lambda name, old: AttendingProcessor(attend, name)):
+        processors = [layer.processor for layer in layers.values()]
+        with _witnessed(network, processors):
+            yield
+
+
+@contextmanager
+def _witnessed(network: nn.Module, processors: Sequence[AttendingProcessor]) -> Iterator[None]:
+    """While it lasts every evaluation of the network has to call every one of the processors."""
+
+    def begin(module: nn.Module, args: Any) -> None:
+        for processor in processors:
+            processor.called = False
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        for processor in processors:
+            if not processor.called:
+                raise UserError(
+                    f"Layer '{processor.name}' did not run its attention processor: its forward "
+                    "was replaced, or a step cache skips it, so nothing can be injected there. "
+                    "Load the pipeline afresh, or leave the layer out of injector.layers."
+                )
+
+    hooks = [network.register_forward_pre_hook(begin), network.register_forward_hook(end)]
+    try:
         yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -207,14 +204,14 @@ def tapped(layers: dict[str, Attention], observer: MapObserver) -> Iterator[None
 
 
 @contextmanager
-def detached_attention(unet: nn.Module, enabled: bool) -> Iterator[None]:
+def detached_attention(network: nn.Module) -> Iterator[None]:
     """Cut gradients at the output of every attention layer while the context lasts."""
-    hooks = []
+    hooks = [
+        module.register_forward_hook(lambda m, args, out: out.detach())
+        for module in network.modules()
+        if isinstance(module, Attention)
+    ]
     try:
-        if enabled:
-            for module in unet.modules():
-                if isinstance(module, Attention):
-                    hooks.append(module.register_forward_hook(lambda m, args, out: out.detach()))
         yield
     finally:
         for hook in hooks:

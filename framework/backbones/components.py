@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def read_network(
             folder, local_files_only=True, output_loading_info=True, **options
         )
     except Exception as error:  # both libraries raise many classes
-        raise UserError(f"{folder} cannot be loaded: {last_words(error)}") from error
+        raise UserError(f"{folder} cannot be loaded: {first_line(error)}.") from error
     missing = sorted(told.get("missing_keys") or ())
     if missing:
         raise UserError(
@@ -107,12 +107,6 @@ def check_finite(source: object, network: nn.Module) -> None:
                 f"{source} has values that are not finite (NaN or infinite) in '{name}'; it was "
                 "spoilt in training or in a conversion. Give another copy or checkpoint."
             )
-
-
-def last_words(error: BaseException) -> str:
-    """The first line of an error, or its class where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def _constant(key: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -30,6 +32,8 @@ def random_sd15(random: bool) -> StableDiffusionPipeline:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
+    unet: Any  # diffusers' lazy classes have no types
+    vae: Any
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             sample_size=64, cross_attention_dim=768, attention_head_dim=8,
@@ -43,7 +47,7 @@ def random_sd15(random: bool) -> StableDiffusionPipeline:
     encoder = CLIPTextModel(text)
     for network in (unet, vae):
         _fill(network, random)
-    pipe = StableDiffusionPipeline(
+    pipe: Any = StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=encoder.eval(),
         tokenizer=tokenizer,

@@ -13,10 +13,10 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from transformers import PreTrainedTokenizerBase
 
 from framework.backbones.choose import backbone_of, family_of
-from framework.backbones.components import last_words, read_network
+from framework.backbones.components import read_network
 from framework.config.page import ModelConfig
 from framework.config.resources import resolve_path
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 from framework.runs.atomic import read_json
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def load_pipeline(config: ModelConfig) -> Any:
         pipe = family.load(str(folder), **arguments)
     except Exception as error:
         raise UserError(
-            f"The checkpoint '{config.path}' cannot be loaded: {last_words(error)}"
+            f"The checkpoint '{config.path}' cannot be loaded: {first_line(error)}."
         ) from error
     _check_parts(config.path, folder, pipe)
     pipe.set_progress_bar_config(disable=True)
@@ -93,12 +93,12 @@ def _index(text: str, source: str) -> dict[str, Any]:
     except Exception as error:
         if Path(source).is_dir():
             raise UserError(
-                f"model_index.json in '{text}' cannot be read: {last_words(error)} Give an intact "
+                f"model_index.json in '{text}' cannot be read: {first_line(error)}. Give an intact "
                 "copy of the folder."
             ) from error
         raise UserError(
             f"model.path '{text}' cannot be loaded: it is no local folder, and the hub "
-            f"gave: {last_words(error)} Check the name, or give the path of a diffusers folder."
+            f"gave: {first_line(error)}. Check the name, or give the path of a diffusers folder."
         ) from error
     if not isinstance(index, dict):
         raise UserError(
@@ -117,7 +117,7 @@ def _local(config: ModelConfig, source: str, arguments: Mapping[str, Any]) -> Pa
         return Path(DiffusionPipeline.download(source, **options))
     except Exception as error:
         raise UserError(
-            f"The checkpoint '{config.path}' cannot be fetched from the hub: {last_words(error)}"
+            f"The checkpoint '{config.path}' cannot be fetched from the hub: {first_line(error)}."
         ) from error
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from framework.backbones.attention import detached_attention
+from framework.backbones.attention import attending, detached_attention, tapped
 from framework.backbones.checks import check_components, check_weights
-from framework.backbones.layers import anything, is_cross_attention, is_self_attention, resolve
+from framework.backbones.layers import is_cross_attention, is_self_attention
+from framework.backbones.schedule import schedule_of
 from framework.errors import UserError
-from framework.interfaces.backbone import BACKBONES, Backbone, Condition
+from framework.interfaces import BACKBONES, Backbone, Condition
+from framework.interfaces.layers import Attend, MapObserver, resolve
+from framework.interfaces.schedule import Schedule
 
 
 @BACKBONES.register("stable_diffusion")
@@ -41,7 +44,7 @@ class StableDiffusion(Backbone):
             hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
             for module in self.network.modules()
         )
-        config, channels = self.network.config, int(pipe.vae.config.latent_channels)
+        config, channels = self.pipe.unet.config, int(pipe.vae.config.latent_channels)
         reasons = {
             f"its U-Net takes {config.in_channels} channels where a latent has {channels} "
             "(an inpainting or depth model)": int(config.in_channels) != channels,
@@ -54,11 +57,6 @@ class StableDiffusion(Backbone):
                 raise UserError(f"{self.describe()} is not supported: {reason}.")
 
     @property
-    def unet(self) -> Any:
-        """The denoising network."""
-        return self.network
-
-    @property
     def device(self) -> torch.device:
         """Device the network computes on, also where it is parked on another meanwhile."""
         return self.pipe._execution_device if self.hooked else super().device
@@ -66,17 +64,17 @@ class StableDiffusion(Backbone):
     @property
     def dtype(self) -> torch.dtype:
         """Data type the network computes in, whatever its weights are stored in."""
-        return self.network.dtype if self.hooked else super().dtype  # type: ignore[return-value]
+        return self.pipe.unet.dtype if self.hooked else super().dtype
 
     @property
     def channels(self) -> int:
         """See the base class."""
-        return int(self.network.config.in_channels)  # type: ignore[union-attr]
+        return int(self.pipe.unet.config.in_channels)
 
     @property
     def image_size(self) -> int:
         """See the base class."""
-        size = self.network.config.sample_size  # type: ignore[union-attr]
+        size = self.pipe.unet.config.sample_size
         return int(size if isinstance(size, int) else size[0]) * int(self.pipe.vae_scale_factor)
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
@@ -177,27 +175,41 @@ class StableDiffusion(Backbone):
 
     # ---------------------------------------------------------------- layers
 
-    def self_attentions(
-        self, patterns: Sequence[str], what: str = "injector.layers"
-    ) -> dict[str, nn.Module]:
-        """See the base class; by default ``attn1`` of every transformer block."""
-        return resolve(self.network, patterns, is_self_attention, what)
+    def self_attentions(self, patterns: Sequence[str], what: str = "injector.layers") -> list[str]:
+        """See the base class; ``attn1`` of every transformer block."""
+        return list(resolve(self.network, patterns, is_self_attention, what))
 
-    def text_attentions(
-        self, patterns: Sequence[str], what: str = "mask.layers"
-    ) -> dict[str, nn.Module]:
-        """See the base class; by default ``attn2`` of every transformer block."""
-        return resolve(self.network, patterns, is_cross_attention, what)
+    def text_attentions(self, patterns: Sequence[str], what: str = "mask.layers") -> list[str]:
+        """See the base class; ``attn2`` of every transformer block."""
+        return list(resolve(self.network, patterns, is_cross_attention, what))
 
-    def modules(
-        self, patterns: Sequence[str], what: str = "extractor.blocks"
-    ) -> dict[str, nn.Module]:
+    def attending(self, layers: Sequence[str], attend: Attend) -> AbstractContextManager[None]:
         """See the base class."""
-        return resolve(self.network, patterns, anything, what)
+        return attending(self.network, self._layers(layers), attend)
+
+    def tapped(self, layers: Sequence[str], observer: MapObserver) -> AbstractContextManager[None]:
+        """See the base class."""
+        return tapped(self._layers(layers), observer)
 
     def detached_attention(self) -> AbstractContextManager[None]:
         """See the base class."""
-        return detached_attention(self.network, True)
+        return detached_attention(self.network)
+
+    def _layers(self, paths: Sequence[str]) -> dict[str, Any]:
+        return {path: self.network.get_submodule(path) for path in paths}
+
+    # ---------------------------------------------------------------- sampling
+
+    def schedule(
+        self,
+        steps: int,
+        size: tuple[int, int],
+        scheduler: str = "keep",
+        spacing: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Schedule:
+        """See the base class; levels do not depend on the size."""
+        return schedule_of(self.pipe.scheduler, steps, self.device, scheduler, spacing, options)
 
 
 @BACKBONES.register("stable_diffusion_xl")

@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from framework.cli.results import versions
     from framework.costs.report import KEY, markdown, table, verdicts, with_ratios
     from framework.runs.atomic import write_atomic
+    from framework.runs.machine import versions
     from framework.runs.progress import no_progress
 
     folder = Path(args.output or config.output or OUTPUT).expanduser()

@@ -1,6 +1,6 @@
 """How good extractors and matchers are inside the diffusion process, against known truth.
 
-Pairs of pictures are noised to sampling steps as the sampler sees them, go through the U-Net, the
+Pairs of pictures are noised to sampling steps as the sampler sees them, go through the network, the
 extractors and the matchers, and the matches are compared with where the points really lie. Without
 --images or --spair the pairs are renders of the embedded world: the same object from another side,
 in another place, with other accessories. What is finished is kept; the same command goes on.
@@ -157,10 +157,10 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     """Write :data:`FILES`; print the tables."""
     from rich.console import Console
 
-    from framework.cli.results import versions
     from framework.matchbench.report import KEY, draw_curves, main_table, markdown, split_table
     from framework.matchbench.summary import summarise
     from framework.runs.atomic import write_atomic
+    from framework.runs.machine import versions
 
     folder, rows = bench.folder, summarise(records)
     pairs = len({record["pair"] for record in records})

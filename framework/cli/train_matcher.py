@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     )
     started = time.monotonic()
     train_head(system, lessons, folder)
-    signature = extractor.signature(observatory.model.unet)
+    signature = extractor.signature(observatory.model)
     note = {"extractor": signature, "model": config.model.path, "updates": args.updates}
     path = save_head(system.head, folder / FILE, note)
     print(f"Done in {time.monotonic() - started:.0f} s. Weights: {path}")

@@ -92,9 +92,7 @@ def from_override(text: str) -> Layer:
             "Quote text that holds any of { } [ ] , : # inside a list, e.g. "
             "'prompts=[\"a photo of a {}\"]'."
         )
-        raise UserError(
-            f"'{text}' cannot be read: {first_line(error).rstrip('.')}. {advice}"
-        ) from error
+        raise UserError(f"'{text}' cannot be read: {first_line(error)}. {advice}") from error
 
 
 def _advice(error: BaseException) -> str:
@@ -170,7 +168,7 @@ def plain(source: Any) -> Layer:
     except OmegaConfBaseException as error:
         where = error.full_key or "The configuration"
         raise UserError(
-            f"{where} cannot stand in a YAML file: {first_line(error).rstrip('.')}. Use numbers, "
+            f"{where} cannot stand in a YAML file: {first_line(error)}. Use numbers, "
             "text, lists and mappings."
         ) from error
 
@@ -198,9 +196,7 @@ def resolved(data: Mapping[str, Any], keys: Iterable[str] | None = None) -> Laye
         }
     except OmegaConfBaseException as error:
         where = error.full_key or "configuration"
-        raise UserError(
-            f"{where}: {first_line(error).rstrip('.')}; ${{section.key}} names a value."
-        ) from error
+        raise UserError(f"{where}: {first_line(error)}; ${{section.key}} names a value.") from error
 
 
 def read_yaml(path: Path) -> Layer:
@@ -214,7 +210,7 @@ def read_yaml(path: Path) -> Layer:
     except Exception as error:  # as above
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        what = getattr(error, "problem", None) or first_line(error).rstrip(".")
+        what = getattr(error, "problem", None) or first_line(error)
         advice = _advice(error)
         raise UserError(
             f"{path}{where} is not valid YAML: {what}.{' ' if advice else ''}{advice}"

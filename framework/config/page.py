@@ -56,7 +56,7 @@ class ModelConfig(PartConfig):
     variant: str | None = option(None, "file variant such as fp16")
     dtype: str = option("float32", "data type of the weights", choices=DTYPES)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    channels_last: bool = option(False, "memory format of the U-Net")
+    channels_last: bool = option(False, "memory format of the network")
     notes: dict[str, str] = option({}, "model path -> what to tell who uses it with own pictures")
 
 

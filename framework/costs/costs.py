@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from framework.backbones.choose import backbone_of
-from framework.backbones.schedule import make_scheduler
 from framework.composer import make_sampler
 from framework.config.page import Config
 from framework.costs.counting import Count, count
@@ -86,9 +85,10 @@ def _plain_call(subject: Subject, targets: int, steps: int) -> Callable[[], Any]
     """The diffusers pipeline itself, with the same scheduler."""
     config = subject.config.sampler
     pipe = type(subject.pipe)(**subject.pipe.components, **_extras(subject.pipe))
-    pipe.scheduler = make_scheduler(
-        config.scheduler, subject.pipe.scheduler, config.timestep_spacing, config.scheduler_options
-    )
+    model = backbone_of(subject.pipe)
+    size = config.height or model.image_size, config.width or model.image_size
+    chosen = config.scheduler, config.timestep_spacing, config.scheduler_options
+    pipe.scheduler = model.schedule(steps, size, *chosen).scheduler
     pipe.set_progress_bar_config(disable=True)
     text = PROMPT.replace("{}", subject.concept.phrase)
 

@@ -133,7 +133,7 @@ def count(
         hollow: skip the large computations; the counts are the same.
     """
     counter = FlopCounterMode(display=False, custom_mapping=ON_CPU)
-    counter.mod_tracker = _OneModule()  # its own hooks fail under torch.autograd.grad
+    counter.mod_tracker = _OneModule()  # type: ignore[assignment]  # its own hooks fail under torch.autograd.grad
     device = next(network.parameters()).device
 
     def counted() -> None:

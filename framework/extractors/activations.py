@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from framework.extractors.blocks import block_names, captured
-from framework.interfaces import FeatureExtractor
+from framework.interfaces import Backbone, FeatureExtractor
 from framework.interfaces.step import StepOutputs
 from framework.types import Features
 
@@ -43,15 +43,15 @@ class ActivationExtractor(FeatureExtractor):
             (B, H, W, D) each, float32, L2-normalised over D.
         """
 
-    def signature(self, unet: Any) -> dict[str, Any]:
+    def signature(self, backbone: Backbone) -> dict[str, Any]:
         """The modules by name, however they are named; see the base class."""
-        return super().signature(unet) | {"blocks": block_names(unet, self.modules())}
+        return super().signature(backbone) | {"blocks": block_names(backbone, self.modules())}
 
     @contextmanager
-    def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
+    def attach(self, backbone: Backbone) -> Iterator[None]:  # type: ignore[override]
         """Hook the modules; see the base class."""
         self._memory: dict[str, Tensor] = {}
-        with captured(unet, self.modules(), "extractor.blocks") as self._captured:
+        with captured(backbone, self.modules(), "extractor.blocks") as self._captured:
             yield
         self._memory = {}
 

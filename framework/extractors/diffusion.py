@@ -29,14 +29,14 @@ class DiffusionConfig(PartConfig):
     step: str = option(
         "previous",
         "whose activations a matched step uses: the step's before it, or its own, which costs a "
-        "second U-Net evaluation of both branches",
+        "second evaluation of both branches",
         choices=("previous", "current"),
     )
 
 
 @EXTRACTORS.register("diffusion")
 class DiffusionFeatures(ActivationExtractor):
-    """Decoder features of the U-Net, with a joint PCA per block (Eq. 6).
+    """Decoder features of the network, with a joint PCA per block (Eq. 6).
 
     Coarser blocks are resized bilinearly (align_corners=True) to the finest one's grid; the blocks
     are concatenated, finest first, and L2-normalised. Each (target, reference) pair has its own
@@ -44,7 +44,7 @@ class DiffusionFeatures(ActivationExtractor):
 
     A layer deep in the decoder cannot be matched with activations that come after it. With ``step:
     previous`` a step is matched with what the one before it left, which costs nothing; with ``step:
-    current`` both branches are first evaluated without injection, at the price of one more U-Net
+    current`` both branches are first evaluated without injection, at the price of one more
     evaluation in every matched step (about twice the time), and that is what is described.
     """
 

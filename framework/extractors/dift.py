@@ -12,7 +12,8 @@ from torch import Tensor
 
 from framework.errors import UserError
 from framework.extractors.blocks import block_names, captured, describe_blocks
-from framework.interfaces import EXTRACTORS, FeatureExtractor
+from framework.interfaces import EXTRACTORS, Backbone, FeatureExtractor
+from framework.interfaces.levels import noisy
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
 from framework.types import Features
@@ -36,29 +37,29 @@ class DiftConfig(PartConfig):
 
 @EXTRACTORS.register("dift")
 class Dift(FeatureExtractor):
-    """U-Net features of the clean picture, noised to one level (Tang et al., DIFT, NeurIPS 2023).
+    """Features of the clean picture, noised to one level (Tang et al., DIFT, NeurIPS 2023).
 
     The reference's clean latent, and the clean latent predicted for the target in this step, are
-    noised to ``timestep`` and put through the U-Net once more, without injection and with the
+    noised to ``timestep`` and put through the network once more, without injection and with the
     step's own text conditions; what the blocks give is averaged over ``ensemble`` noises. The noise
     follows from ``seed`` alone; target and reference have different ones, so that nothing but the
-    picture can match. Cost: ``ensemble`` U-Net evaluations of the targets in every ``every``-th
+    picture can match. Cost: ``ensemble`` evaluations of the targets in every ``every``-th
     matched step, and of the reference once a sampling call.
     """
 
     Config = DiftConfig
     unsigned = ("every", "seed", "ensemble")
 
-    def signature(self, unet: Any) -> dict[str, Any]:
+    def signature(self, backbone: Backbone) -> dict[str, Any]:
         """The blocks by name, however they are named; see the base class."""
-        return super().signature(unet) | {"blocks": block_names(unet, self.config.blocks)}
+        return super().signature(backbone) | {"blocks": block_names(backbone, self.config.blocks)}
 
     @contextmanager
-    def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
+    def attach(self, backbone: Backbone) -> Iterator[None]:  # type: ignore[override]
         """Hook the chosen blocks; see the base class."""
         self._references: list[Tensor] | None = None
         self._last: tuple[int, Features] | None = None
-        with captured(unet, self.config.blocks, "extractor.blocks") as self._captured:
+        with captured(backbone, self.config.blocks, "extractor.blocks") as self._captured:
             try:
                 yield
             finally:
@@ -95,10 +96,10 @@ class Dift(FeatureExtractor):
 
     def _noised(self, step: StepOutputs, clean: Tensor, noise: Tensor) -> Tensor:
         try:
-            abar = step.alpha_bar(self.config.timestep)
+            level = step.level(self.config.timestep)
         except UserError as error:
             raise UserError(f"extractor.timestep is {self.config.timestep}: {error}") from error
-        return abar**0.5 * clean + (1 - abar) ** 0.5 * noise.to(clean)
+        return noisy(clean, noise.to(clean), level)
 
     def _noises(self, like: Tensor) -> Tensor:
         """(ensemble, 2, C, h, w): for the reference, for the target."""

@@ -15,7 +15,7 @@ from framework.extractors.blocks import unit
 from framework.extractors.pca import joint_pca
 from framework.extractors.vit import DenseEncoder, load_encoder
 from framework.geometry import resize_grid
-from framework.interfaces import EXTRACTORS, FeatureExtractor
+from framework.interfaces import EXTRACTORS, Backbone, FeatureExtractor
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
 from framework.types import Features
@@ -74,9 +74,9 @@ class Dino(FeatureExtractor):
         return self._encoder
 
     @contextmanager
-    def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
-        """Load the network and put it beside the U-Net; see the base class."""
-        self.encoder.to(next(unet.parameters()).device)
+    def attach(self, backbone: Backbone) -> Iterator[None]:  # type: ignore[override]
+        """Load the network and put it beside the model; see the base class."""
+        self.encoder.to(backbone.device)
         self._reference: Tensor | None = None
         self._last: tuple[int, Features] | None = None
         try:

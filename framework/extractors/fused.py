@@ -14,7 +14,7 @@ from torch import Tensor
 from framework.errors import UserError
 from framework.extractors.blocks import unit
 from framework.geometry import resize_grid
-from framework.interfaces import EXTRACTORS, FeatureExtractor
+from framework.interfaces import EXTRACTORS, Backbone, FeatureExtractor
 from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, build, option, options_of
 from framework.types import Features
@@ -80,10 +80,13 @@ class Fused(FeatureExtractor):
         twin.__dict__.update(self.__dict__, inner=[copy(each) for each in self.inner])
         return twin
 
-    def signature(self, unet: Any) -> dict[str, Any]:
+    def signature(self, backbone: Backbone) -> dict[str, Any]:
         """Weights and signatures of those inside; see the base class."""
         inner = zip(self.weights, self.inner, strict=True)
-        return {"name": self.name, "extractors": [[w, each.signature(unet)] for w, each in inner]}
+        return {
+            "name": self.name,
+            "extractors": [[w, each.signature(backbone)] for w, each in inner],
+        }
 
     def remember(self) -> dict[str, Tensor]:
         """What each extractor remembers, under its place."""
@@ -105,11 +108,11 @@ class Fused(FeatureExtractor):
         return " | ".join(each.memory_key() for each in self.inner)
 
     @contextmanager
-    def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
+    def attach(self, backbone: Backbone) -> Iterator[None]:  # type: ignore[override]
         """Attach every extractor; see the base class."""
         with ExitStack() as stack:
             for each in self.inner:
-                stack.enter_context(each.attach(unet))
+                stack.enter_context(each.attach(backbone))
             yield
 
     def describe(self, step: StepOutputs) -> Features:

@@ -5,7 +5,10 @@ They are imported in the order of the data flow, in which the registries are lis
 # ruff: noqa: I001
 
 from framework.interfaces.part import Part
-from framework.interfaces.backbone import BACKBONES, Backbone, Condition
+from framework.interfaces.levels import Level
+from framework.interfaces.condition import Condition
+from framework.interfaces.backbone import BACKBONES, Backbone
+from framework.interfaces.denoiser import Denoiser
 from framework.interfaces.step import StepContext, StepOutputs
 from framework.interfaces.personalizer import PERSONALIZERS, Personalizer
 from framework.interfaces.trajectory import TRAJECTORIES, ReferenceTrajectory, Trajectory
@@ -35,12 +38,14 @@ __all__ = [
     "BaseMatcher",
     "Backbone",
     "Condition",
+    "Denoiser",
     "FeatureExtractor",
     "Guidance",
     "GuidanceInputs",
     "ImageMatcher",
     "Injector",
     "InjectorConfig",
+    "Level",
     "MaskProvider",
     "Matcher",
     "Needs",

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
+from framework.interfaces.condition import Condition, TokenSequence, clip_sequence
+from framework.interfaces.finite import require_finite
+from framework.interfaces.layers import Attend, MapObserver, resolve
+from framework.interfaces.schedule import Schedule
 from framework.registry import Registry
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Text condition of some rows.
-
-    Attributes:
-        embeds: (rows, tokens, width), what attention reads.
-        added: further conditioning by name (pooled text, sizes, a guidance embedding), each
-            (rows, ...).
-    """
-
-    embeds: Tensor
-    added: dict[str, Tensor] = field(default_factory=dict)
-
-    @staticmethod
-    def stack(conditions: list[Condition]) -> Condition:
-        """Concatenate along the rows."""
-        names = conditions[0].added
-        return Condition(
-            torch.cat([condition.embeds for condition in conditions]),
-            {
-                name: torch.cat([condition.added[name] for condition in conditions])
-                for name in names
-            },
-        )
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
-        """Apply a function to every tensor (rows, ...)."""
-        return Condition(
-            function(self.embeds), {name: function(value) for name, value in self.added.items()}
-        )
 
 
 class Backbone(ABC):
@@ -66,7 +37,6 @@ class Backbone(ABC):
         UserError: the pipeline cannot be used.
     """
 
-    #: Registered name.
     name: ClassVar[str] = ""
     #: The family in words, for messages.
     label: ClassVar[str] = ""
@@ -80,17 +50,12 @@ class Backbone(ABC):
 
     @classmethod
     def serves(cls, pipe: Any) -> bool:
-        """Whether a pipeline is of this family: by default, of a class in :attr:`pipelines`."""
+        """Whether a pipeline is of this family: of a class in :attr:`pipelines`."""
         return any(base.__name__ in cls.pipelines for base in type(pipe).__mro__)
 
     @classmethod
     def load(cls, source: str, **options: Any) -> Any:
-        """Load a pipeline of this family.
-
-        Args:
-            source: local folder or hub name.
-            options: ``dtype``, ``variant`` and what else ``from_pretrained`` takes.
-        """
+        """Load a pipeline from a folder or hub name; options are those of ``from_pretrained``."""
         import diffusers
 
         # The class itself knows which parts may be left out; DiffusionPipeline does not.
@@ -116,7 +81,7 @@ class Backbone(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type the network computes in."""
+        """Type the network computes in."""
         return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
 
     @property
@@ -153,12 +118,15 @@ class Backbone(ABC):
 
     # ---------------------------------------------------------------- text
 
+    @property
+    def sequences(self) -> list[TokenSequence]:
+        """What the tokens of :attr:`Condition.embeds` are, in their order; by default CLIP's."""
+        return [clip_sequence(self.pipe, self.tokenizer)]
+
     @abstractmethod
     def encode_prompt(self, prompt: str, height: int, width: int) -> tuple[Condition, Condition]:
-        """Conditional and unconditional (empty prompt) condition of one prompt, one row each.
-
-        It depends on nothing but the prompt and the size in pixels. No gradient.
-        """
+        """Conditional and unconditional (empty prompt) condition of one prompt, one row each; no
+        gradient."""
 
     @abstractmethod
     def encode_texts(
@@ -177,8 +145,7 @@ class Backbone(ABC):
     def encode_plain(self, prompt: str, height: int, width: int) -> Condition:
         """Condition of a prompt as a text of its own; the empty prompt included.
 
-        A zeroed negative embedding (SDXL's) is *not* the empty prompt; the reference's inversion
-        uses the same condition as the unconditional half of sampling, whichever that is.
+        That is the unconditional half of sampling, also where it is another (SDXL's are zeros).
         """
         conditional, unconditional = self.encode_prompt(prompt, height, width)
         return unconditional if prompt == "" else conditional
@@ -217,12 +184,8 @@ class Backbone(ABC):
         image does not depend on the batch and memory stays that of one image."""
 
     def to_output(self, latents: Tensor, output_type: str) -> Any:
-        """Latents (n, C, h, w) -> what ``output_type`` names; see
-        :class:`framework.types.SamplerOutput`.
-
-        Raises:
-            UserError: they, or the decoded pictures, are not finite.
-        """
+        """Latents (n, C, h, w) -> what ``output_type`` names, all finite; see
+        :class:`framework.types.SamplerOutput`."""
         self.require_finite(latents, self.network, "The denoised latents")
         if output_type == "latent":
             return latents
@@ -231,39 +194,38 @@ class Backbone(ABC):
         return self.pipe.image_processor.postprocess(images.detach(), output_type=output_type)
 
     def require_finite(self, tensor: Tensor, network: nn.Module, what: str) -> Tensor:
-        """Refuse values that are not finite, with the likely cause.
+        """Refuse values (any shape) that are not finite, with the likely cause."""
+        return require_finite(tensor, network, what, self.dtype)
+
+    # ---------------------------------------------------------------- sampling
+
+    @abstractmethod
+    def schedule(
+        self,
+        steps: int,
+        size: tuple[int, int],
+        scheduler: str = "keep",
+        spacing: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Schedule:
+        """Noise levels and scheduler of sampling; the pipeline's own scheduler is left alone.
 
         Args:
-            tensor: of any shape.
-            network: where they come from.
-            what: names them.
+            steps: how many steps.
+            size: height and width in pixels, for families whose levels depend on it.
+            scheduler: a diffusers class name, or ``keep`` for the pipeline's.
+            spacing: how the steps are spaced; None is the scheduler's own.
+            options: of the scheduler's constructor.
 
-        Returns:
-            The tensor.
+        Raises:
+            UserError: the scheduler cannot be followed, or takes no such options or steps.
         """
-        if bool(tensor.isfinite().all()):
-            return tensor
-        for name, weight in network.named_parameters():
-            if weight.is_floating_point() and not bool(weight.float().isfinite().all()):
-                raise UserError(
-                    f"{what} are not finite: weight '{name}' of the {type(network).__name__} is "
-                    "not. The checkpoint is damaged, or was trained until it diverged; use another."
-                )
-        if self.dtype in (torch.float16, torch.bfloat16):
-            raise UserError(
-                f"{what} are not finite: {str(self.dtype).removeprefix('torch.')} overflowed. Give "
-                "the model a wider type, e.g. model.dtype=float32."
-            )
-        raise UserError(
-            f"{what} are not finite, though every weight is: the {type(network).__name__} does not "
-            "suit this scheduler, guidance scale or size. Try those of its model card."
-        )
 
     # ---------------------------------------------------------------- layers
 
     @abstractmethod
-    def self_attentions(self, patterns: Sequence[str], what: str) -> dict[str, nn.Module]:
-        """Layers in which image cells attend to one another, by path.
+    def self_attentions(self, patterns: Sequence[str], what: str = "injector.layers") -> list[str]:
+        """Paths of layers in which image cells attend to one another, in their order.
 
         Args:
             patterns: regular expressions, each on a whole path.
@@ -274,16 +236,63 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def text_attentions(self, patterns: Sequence[str], what: str) -> dict[str, nn.Module]:
-        """Layers in which image cells attend to the text, by path; see :meth:`self_attentions`."""
+    def text_attentions(self, patterns: Sequence[str], what: str = "mask.layers") -> list[str]:
+        """Paths of layers in which image cells attend to the text; see :meth:`self_attentions`."""
 
     @abstractmethod
-    def modules(self, patterns: Sequence[str], what: str) -> dict[str, nn.Module]:
-        """Any modules of the network by path, whose outputs are features; likewise."""
+    def attending(self, layers: Sequence[str], attend: Attend) -> AbstractContextManager[None]:
+        """While it lasts somebody decides what self-attention layers give.
 
+        Every evaluation of the network has to ask for every layer, else it is refused: injection
+        without effect must not pass for the baseline.
+
+        Args:
+            layers: paths that :meth:`self_attentions` gave.
+            attend: called once a layer and evaluation; the layer's own text, if it has any,
+                attends as it would.
+
+        Raises:
+            UserError: a layer does what cannot be stood in for.
+        """
+
+    @abstractmethod
+    def tapped(self, layers: Sequence[str], observer: MapObserver) -> AbstractContextManager[None]:
+        """While it lasts somebody looks at the attention that image cells pay to the text.
+
+        Several may look at one layer.
+
+        Args:
+            layers: paths that :meth:`text_attentions` gave.
+            observer: is asked before, and handed the maps.
+        """
+
+    @abstractmethod
     def detached_attention(self) -> AbstractContextManager[None]:
         """While it lasts gradients are cut at the output of every attention layer."""
-        return nullcontext()
+
+    def modules(self, patterns: Sequence[str], what: str) -> dict[str, nn.Module]:
+        """Any modules of the network by path; see :meth:`self_attentions`."""
+        return resolve(self.network, patterns, lambda module: True, what)
+
+    def to_grid(self, path: str, output: Any, what: str) -> Tensor:
+        """What a module gave as a grid of image cells, (rows, channels, H, W).
+
+        Args:
+            path: the module's, for families whose modules give the image in several ways.
+            output: what it returned in the evaluation that has just run.
+            what: the option that names it, for messages.
+
+        Raises:
+            UserError: it is no grid.
+        """
+        tensor = output[0] if isinstance(output, tuple) else output
+        if not isinstance(tensor, Tensor) or tensor.dim() != 4:
+            shape = tuple(getattr(tensor, "shape", ())) or type(tensor).__name__
+            raise UserError(
+                f"{what}: '{path}' returns shape {shape}; expected (rows, channels, H, W): name a "
+                "block, a resnet or an attention block."
+            )
+        return tensor
 
 
 BACKBONES = Registry(

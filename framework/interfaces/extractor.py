@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from framework.interfaces.backbone import Backbone
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepOutputs
@@ -39,9 +40,9 @@ class FeatureExtractor(Part, ABC):
     :attr:`current` is set, and guidance in the same step.
     """
 
-    #: Whether a step is matched with its *own* descriptors. They exist only after a U-Net
+    #: Whether a step is matched with its *own* descriptors. They exist only after an
     #: evaluation, so the sampler then evaluates both branches once without injection before every
-    #: matched step (twice the U-Net's work there). May be set by the constructor.
+    #: matched step (twice the work there). May be set by the constructor.
     current: bool = False
 
     #: Options that change no channel's meaning, see :meth:`signature`.
@@ -58,13 +59,13 @@ class FeatureExtractor(Part, ABC):
         """Names what :meth:`remember` gives for one evaluation: equal keys, equal memory."""
         return of_part(self, private=False)
 
-    def signature(self, unet: object) -> dict[str, Any]:
+    def signature(self, backbone: Backbone) -> dict[str, Any]:
         """What its channels mean: what was learned over descriptors fits those of this signature.
 
         Default: its section of a configuration, without the options in :attr:`unsigned`.
 
         Args:
-            unet: the U-Net it looks at.
+            backbone: the model it looks at.
 
         Returns:
             Plain values, as JSON has them.
@@ -72,8 +73,13 @@ class FeatureExtractor(Part, ABC):
         section = self.section()
         return {key: value for key, value in section.items() if key not in self.unsigned}
 
-    def attach(self, unet: object) -> AbstractContextManager[None]:
-        """Install hooks for the duration of a sampling call. Default: nothing to install."""
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Install hooks for the duration of a sampling call. Default: nothing to install.
+
+        Args:
+            backbone: the model; ``backbone.modules`` finds modules of its network, and
+                ``backbone.to_grid`` makes their outputs grids.
+        """
         return nullcontext()
 
     @abstractmethod

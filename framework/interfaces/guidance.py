@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from framework.interfaces.levels import Level
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.registry import Registry
@@ -22,7 +23,7 @@ class GuidanceInputs:
         latents: z_t of the targets, (B, C, h, w); when :attr:`Guidance.needs_gradient` is set it
             requires grad and ``eps`` was computed from it.
         eps: predicted noise before classifier-free guidance, (B, C, h, w).
-        alpha_bar: abar_t, in (0, 1).
+        level: noise level of the latents, z = a z0 + s eps; a is above 0.
         reference_clean: z0^X beside each target, (B, C, h, w).
         correspondence: on the latent's grid (h, w), from the features of this step.
         masks: on the same grid.
@@ -36,7 +37,7 @@ class GuidanceInputs:
 
     latents: Tensor
     eps: Tensor
-    alpha_bar: float
+    level: Level
     reference_clean: Tensor
     correspondence: Correspondence
     masks: Masks
@@ -53,7 +54,7 @@ class Guidance(Part, ABC):
     What a subclass declares: :meth:`correct`, and the attributes below.
     """
 
-    #: Whether a U-Net evaluation must be differentiable with respect to the targets' latents.
+    #: Whether an evaluation must be differentiable with respect to the targets' latents.
     needs_gradient: bool = False
     #: Whether attention outputs are detached while it is.
     detach_attention: bool = False

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
+from framework.interfaces.backbone import Backbone
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepContext
@@ -51,7 +52,7 @@ class MaskProvider(Part, ABC):
 
     def attach(
         self,
-        unet: object,
+        backbone: Backbone,
         layout: Layout,
         latent_size: tuple[int, int],
         target_tokens: list[list[int]],
@@ -60,7 +61,7 @@ class MaskProvider(Part, ABC):
         """Prepare for a sampling call; everything installed is gone on leaving.
 
         Args:
-            unet: the denoising network.
+            backbone: the model; ``backbone.tapped`` shows the attention to the text.
             layout: order of the target rows.
             latent_size: (h, w) of the latents.
             target_tokens: for each of the N targets the positions of the concept's tokens.
@@ -76,7 +77,7 @@ class MaskProvider(Part, ABC):
         """
 
     def paused(self) -> AbstractContextManager[None]:
-        """While it lasts a U-Net evaluation leaves no trace in the masks."""
+        """While it lasts an evaluation of the network leaves no trace in the masks."""
         return nullcontext()
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.interfaces.backbone import Backbone
 from framework.interfaces.extractor import FeatureExtractor
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
@@ -105,14 +106,14 @@ class BaseMatcher(Part, ABC):
         matches as if there had been no step before.
         """
 
-    def check_extractor(self, extractor: FeatureExtractor, unet: object) -> None:
+    def check_extractor(self, extractor: FeatureExtractor, backbone: Backbone) -> None:
         """Refuse an extractor whose descriptors it cannot use, before anything is computed.
 
         Default: any will do.
 
         Args:
             extractor: whose descriptors it will be given.
-            unet: the U-Net that extractor looks at.
+            backbone: the model that extractor looks at.
 
         Raises:
             UserError: with what is different and what to choose.

@@ -119,7 +119,7 @@ def _check_known(cls: type, options: Mapping[str, Any], kind: type) -> list[str]
     return known
 
 
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
     """The arguments of a class's constructor by name, without ``self``."""
     return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from framework.interfaces.levels import Level
 from framework.types import Correspondence, Features, Layout, Reference, Views
 
 
@@ -29,7 +30,7 @@ class StepOutputs:
         target_clean: z0_hat^Y per pair, (B, C, h, w).
         reference_clean: z0_hat^X per half, (halves, C, h, w).
         decode: maps latents (n, C, h, w) to images (n, 3, H_px, W_px) in [-1, 1].
-        alpha_bar: maps a diffusion time to abar_t in (0, 1); refuses a time the model has not.
+        level: maps a diffusion time to its noise level; refuses a time the model has not.
         evaluate: runs the network once more, without injection and unseen by the mask provider,
             with the step's own text conditions, so that an extractor's hooks see another input.
             Takes rows, a diffusion time, and whether the rows are the reference's (halves, C, h, w)
@@ -43,7 +44,7 @@ class StepOutputs:
     target_clean: Tensor
     reference_clean: Tensor
     decode: Callable[[Tensor], Tensor]
-    alpha_bar: Callable[[float], float] = _not_given
+    level: Callable[[float], Level] = _not_given
     evaluate: Callable[[Tensor, float, bool], None] = _not_given
 
     @property

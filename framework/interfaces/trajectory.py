@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
 from framework.errors import UserError
+from framework.interfaces.denoiser import Denoiser
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.registry import Registry
@@ -48,8 +48,8 @@ class ReferenceTrajectory(Part, ABC):
 
         Args:
             denoiser: the model with its sampling schedule, see
-                :class:`framework.backbones.denoiser.Denoiser`; ``denoiser.timesteps`` and
-                ``denoiser.alpha_bars`` belong to the T evaluations of sampling, noisiest first.
+                :class:`framework.interfaces.denoiser.Denoiser`; ``denoiser.timesteps`` and
+                ``denoiser.levels`` belong to the T evaluations of sampling, noisiest first.
             clean: z0^X, (1, C, h, w).
 
         Returns:
@@ -73,7 +73,7 @@ class ReferenceTrajectory(Part, ABC):
         """Invert, and check the result's shapes.
 
         Raises:
-            UserError: a shape is not what the contract says.
+            UserError: a shape is not what the contract says, or a value is not finite.
         """
         found = self.invert(denoiser, clean)
         trajectory = Trajectory(found) if isinstance(found, Tensor) else found
@@ -85,6 +85,8 @@ class ReferenceTrajectory(Part, ABC):
             )
         steps = len(denoiser.timesteps)
         check_shape(who, trajectory.latents, (steps, *clean.shape))
+        model = denoiser.model
+        model.require_finite(trajectory.latents, model.network, "The reference's latents")
         for half, embeds in trajectory.embeds.items():
             if half not in HALVES:
                 raise UserError(f"{who}: embeds has '{half}'; expected {' or '.join(HALVES)}.")

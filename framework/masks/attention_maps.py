@@ -5,15 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from framework.backbones.attention import tapped
-from framework.backbones.layers import is_cross_attention, resolve
 from framework.errors import UserError
-from framework.interfaces import MaskProvider
+from framework.interfaces import Backbone, MaskProvider
 from framework.interfaces.shapes import grid_of
 from framework.interfaces.step import StepContext
 from framework.types import Layout, Masks
@@ -53,16 +50,16 @@ class AttentionMapMask(MaskProvider):
     @contextmanager
     def attach(  # type: ignore[override]
         self,
-        unet: Any,
+        backbone: Backbone,
         layout: Layout,
         latent_size: tuple[int, int],
         target_tokens: list[list[int]],
         reference_tokens: list[int],
     ) -> Iterator[None]:
         """Capture maps in the cross-attention layers; see the base class."""
-        layers = resolve(unet, self.config.layers, is_cross_attention, "mask.layers")
+        layers = backbone.text_attentions(self.config.layers, "mask.layers")
         self._latent_size, self._layout = latent_size, layout
-        self._device = next(unet.parameters()).device
+        self._device = backbone.device
         given = getattr(self.config, "tokens", None)
         self._target_tokens = target_tokens if given is None else [given] * len(target_tokens)
         self._reference_tokens = reference_tokens if given is None else given
@@ -71,7 +68,7 @@ class AttentionMapMask(MaskProvider):
         self._memory: list[Tensor] | None = None
         self._of_reference = False
         try:
-            with tapped(layers, self):
+            with backbone.tapped(layers, self):
                 yield
         finally:
             self._maps = []

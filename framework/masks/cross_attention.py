@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from framework.errors import UserError
 from framework.geometry import resize_mask
-from framework.interfaces import MASKS
+from framework.interfaces import MASKS, Backbone
 from framework.masks.attention_maps import AttentionMapMask
 from framework.options import PartConfig, option
 from framework.types import Layout, Masks
@@ -57,10 +57,12 @@ class CrossAttentionMask(AttentionMapMask):
     Config = CrossAttentionMaskConfig
 
     @contextmanager
-    def attach(self, unet: Any, layout: Layout, latent_size: tuple[int, int], *tokens: Any):  # type: ignore[no-untyped-def, override]
+    def attach(  # type: ignore[override]
+        self, backbone: Backbone, layout: Layout, latent_size: tuple[int, int], *tokens: Any
+    ) -> Iterator[None]:
         """Refuse a resolution the latent does not have; see the base class."""
         self._check_resolution(latent_size)
-        with super().attach(unet, layout, latent_size, *tokens):
+        with super().attach(backbone, layout, latent_size, *tokens):
             yield
 
     def _check_resolution(self, grid: tuple[int, int]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from framework.config.resources import resolve_path
 from framework.config.sampler import RESIZE_MODES
 from framework.errors import UserError
 from framework.geometry import resize_mask
-from framework.interfaces import MASKS, MaskProvider
+from framework.interfaces import MASKS, Backbone, MaskProvider
 from framework.options import PartConfig, option
 from framework.types import Layout, Masks
 
@@ -49,14 +48,14 @@ class GivenMask(MaskProvider):
     @contextmanager
     def attach(  # type: ignore[override]
         self,
-        unet: Any,
+        backbone: Backbone,
         layout: Layout,
         latent_size: tuple[int, int],
         target_tokens: list[list[int]],
         reference_tokens: list[int],
     ) -> Iterator[None]:
         """Read the picture; see the base class."""
-        device = next(unet.parameters()).device
+        device = backbone.device
         self._mask = read_mask(self._file(), *latent_size, self.config.resize).to(device)
         yield
 

@@ -123,7 +123,7 @@ class Bench:
             label = extractor.label if described else NO_EXTRACTOR
             try:
                 if described:
-                    matcher.part.check_extractor(extractor.part, self.observatory.model.unet)
+                    matcher.part.check_extractor(extractor.part, self.observatory.model)
                 memory = peak_memory(
                     lambda m=matcher.part: self._match(m, look, self._views(m, look, prepared)),
                     self.observatory.model.device,

@@ -1,4 +1,4 @@
-"""A group seen as the sampler would see it: noised to a step, through the U-Net, described."""
+"""A group seen as the sampler would see it: noised to a step, through the network, described."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import Condition, TextToImageModel
-from framework.backbones.schedule import make_scheduler, timesteps_of
+from framework.backbones.choose import backbone_of
 from framework.concepts.text import concept_positions, unknown_words
 from framework.config.page import Config
 from framework.errors import UserError
-from framework.interfaces import FeatureExtractor, MaskProvider
+from framework.interfaces import Condition, Denoiser, FeatureExtractor, MaskProvider
+from framework.interfaces.levels import noisy
 from framework.interfaces.step import StepContext, StepOutputs
 from framework.masks.none import NoMask
 from framework.matchbench.folder import hash_of
@@ -85,13 +84,18 @@ class Observatory:
 
     def __init__(self, pipe: Any, config: Config) -> None:
         self.pipe, self.config = pipe, config
-        self.model = TextToImageModel(pipe)
+        self.model = backbone_of(pipe)
         side, sampler = self.model.image_size, config.sampler
         self.size = sampler.height or side, sampler.width or side
         self.grid = self.model.latent_size(*self.size)
-        scheduler = make_scheduler(sampler.scheduler, pipe.scheduler)
-        times = timesteps_of(scheduler, sampler.num_inference_steps, self.model.device)
-        self.denoiser = Denoiser(self.model, scheduler, times, *self.size)
+        schedule = self.model.schedule(
+            sampler.num_inference_steps,
+            self.size,
+            sampler.scheduler,
+            sampler.timestep_spacing,
+            sampler.scheduler_options,
+        )
+        self.denoiser = Denoiser(self.model, schedule, *self.size)
         self.trajectory = config.part("trajectory")
         self._told: set[str] = set()
 
@@ -116,18 +120,18 @@ class Observatory:
     def look(
         self, prepared: Prepared, extractor: FeatureExtractor, steps: Sequence[int]
     ) -> Iterator[Look]:
-        """Evaluate the U-Net at some steps and describe each.
+        """Evaluate the network at some steps and describe each.
 
         Args:
             prepared: see :meth:`prepare`.
-            extractor: what describes; hooked to the U-Net for as long as the iteration lasts.
+            extractor: what describes; hooked to the network for as long as the iteration lasts.
             steps: indices of sampling steps, in rising order.
         """
         layout = Layout(1, len(prepared.clean))
         condition = self._condition(prepared.prompts)
         with ExitStack() as stack, torch.no_grad():
             mask = self._mask(prepared, layout, stack)
-            stack.enter_context(extractor.attach(self.model.unet))
+            stack.enter_context(extractor.attach(self.model))
             for index in steps:
                 yield self._look(prepared, extractor, index, layout, condition, mask)
 
@@ -141,9 +145,9 @@ class Observatory:
         mask: MaskProvider,
     ) -> Look:
         timestep, denoiser = self.denoiser.timesteps[index], self.denoiser
-        abar = denoiser.alpha_bar(timestep)
+        level = denoiser.level(timestep)
         reference_rows = prepared.reference.trajectory[index]
-        rows = abar**0.5 * prepared.clean + (1 - abar) ** 0.5 * prepared.noise
+        rows = noisy(prepared.clean, prepared.noise, level)
         own, others = condition.map(lambda rows: rows[:1]), condition.map(lambda rows: rows[1:])
 
         def evaluate(shown: Tensor, moment: float, of_reference: bool) -> None:
@@ -154,8 +158,8 @@ class Observatory:
             index=index,
             steps=len(denoiser.timesteps),
             timestep=timestep,
-            signal=abar**0.5,
-            noise=(1 - abar) ** 0.5,
+            signal=level.a,
+            noise=level.s,
             layout=layout,
             reference=prepared.reference,
         )
@@ -173,7 +177,7 @@ class Observatory:
             target_clean=denoiser.clean(target_output, rows, timestep),
             reference_clean=denoiser.clean(reference_output, reference_rows, timestep),
             decode=self.model.decode,
-            alpha_bar=denoiser.alpha_bar,
+            level=denoiser.level,
             evaluate=evaluate,
         )
         masks = mask(*self.grid, len(rows))
@@ -197,9 +201,8 @@ class Observatory:
         if prepared.class_name:
             mask = self.config.part("mask")
             concept = Concept("", "", prepared.class_name, (None,))  # type: ignore[arg-type]
-            tokens = [concept_positions(self.pipe, text, concept) for text in prepared.prompts]
-        unet = self.model.unet
-        stack.enter_context(mask.attach(unet, layout, self.grid, tokens[1:], tokens[0]))
+            tokens = [concept_positions(self.model, text, concept) for text in prepared.prompts]
+        stack.enter_context(mask.attach(self.model, layout, self.grid, tokens[1:], tokens[0]))
         return mask
 
     def _condition(self, prompts: Sequence[str]) -> Condition:
@@ -208,7 +211,7 @@ class Observatory:
     def _prompts(self, group: Group) -> tuple[tuple[str, ...], str]:
         """Prompts with words the model knows; else empty ones, and no masks."""
         prompts = (group.prompt, *(target.prompt for target in group.targets))
-        unknown = {word for text in prompts for word in unknown_words(self.pipe.tokenizer, text)}
+        unknown = {word for text in prompts for word in unknown_words(self.model.tokenizer, text)}
         if not unknown:
             return prompts, group.class_name
         new = sorted(unknown - self._told)

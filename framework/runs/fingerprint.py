@@ -26,7 +26,7 @@ def add_tensor(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
     total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
     plain = tensor.detach().cpu().contiguous()
     if plain.numel():
-        total.update(memoryview(plain.view(-1).view(torch.uint8).numpy()))
+        total.update(plain.view(-1).view(torch.uint8).numpy().data)
 
 
 def combine(*parts: object) -> str:

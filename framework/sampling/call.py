@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
 from framework.errors import UserError
-from framework.interfaces import Backbone, Condition
+from framework.interfaces import Backbone, Condition, Denoiser
 from framework.registry import import_plugin
 from framework.runs.progress import progress
 from framework.sampling.network import Network
@@ -47,7 +46,7 @@ class Call:
         denoiser = self.denoiser
         for index, timestep in enumerate(progress(denoiser.timesteps, "sampling")):
             moment = denoiser.scheduler.timesteps[index]
-            yield Step(index, timestep, moment, denoiser.alpha_bars[index])
+            yield Step(index, timestep, moment, denoiser.levels[index])
 
     def rows(self, noisy: Tensor, step: Step) -> Tensor:
         """The rows of an evaluation: (N, C, h, w) latents once for each half, (B, C, h, w); they

@@ -37,8 +37,11 @@ class Matching:
         self._sized: dict[tuple[int, int], Features] = {}
 
     def begin_step(self) -> None:
-        """Forget this step's matches but for the last of each grid."""
+        """Begin a step: the last matches of each grid are now those of the step before."""
         self.before = {(h, w): matches for (h, w, _), matches in self._flows.items()}
+
+    def begin_evaluation(self) -> None:
+        """Begin an evaluation, in which nothing has been matched yet."""
         self._flows = {}
 
     @torch.no_grad()

@@ -9,8 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.interfaces import Condition
+from framework.interfaces import Condition, Denoiser
 from framework.interfaces.trajectory import HALVES
 from framework.runs.fingerprint import combine, of_module
 from framework.sampling.cache.store import Cache
@@ -162,7 +161,7 @@ class ReferencePass:
         embeds = [part for item in sorted(self.reference.embeds.items()) for part in item]
         return combine(
             "reference pass",
-            of_module(self.denoiser.model.unet),
+            of_module(self.denoiser.model.network),
             self.denoiser.model.dtype,
             self.denoiser.model.device.type,
             self.reference.trajectory,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from framework.backbones.attention import LayerCall, attending, detached_attention, tapped
-from framework.backbones.layers import is_cross_attention, resolve, self_attentions
-from framework.backbones.model import Condition, TextToImageModel
+from framework.interfaces import Backbone, Condition
+from framework.interfaces.layers import LayerCall
 from framework.sampling.matching import Matching
 from framework.sampling.plan import Parts, Plan, Step
 from framework.types import Layout, Masks
@@ -52,6 +51,9 @@ class Attached(Shown, Protocol):
     def named(self) -> Tensor:
         """Which pairs name its concept, (B,), bool."""
 
+    def begin(self) -> None:
+        """Begin an evaluation of the targets."""
+
     def grid(self, positions: int) -> tuple[int, int]:
         """Grid (H, W) of an attention layer with that many positions."""
 
@@ -72,7 +74,7 @@ class Network:
         condition: text condition of the targets, B rows.
     """
 
-    def __init__(self, model: TextToImageModel, condition: Condition) -> None:
+    def __init__(self, model: Backbone, condition: Condition) -> None:
         self.model, self.condition = model, condition
         self.runs: Sequence[Attached] = ()
         self._injecting = False
@@ -82,28 +84,27 @@ class Network:
     @contextmanager
     def attached(self, runs: Sequence[Attached]) -> Iterator[None]:
         """While it lasts the references' parts look into the network; all is undone on leaving."""
-        unet = self.model.unet
-        self.runs = runs
+        model, self.runs = self.model, runs
         patterns = [pattern for run in runs for pattern in run.parts.injector.config.layers]
         with ExitStack() as stack:
             for run in runs:
-                stack.enter_context(run.parts.extractor.attach(unet))
+                stack.enter_context(run.parts.extractor.attach(model))
                 stack.enter_context(
                     run.parts.mask.attach(
-                        unet, run.layout, run.latent_size, run.target_tokens, run.reference_tokens
+                        model, run.layout, run.latent_size, run.target_tokens, run.reference_tokens
                     )
                 )
             if runs:
-                layers = self_attentions(unet, list(dict.fromkeys(patterns)))
-                stack.enter_context(attending(layers, self._attend))
+                layers = model.self_attentions(list(dict.fromkeys(patterns)))
+                stack.enter_context(model.attending(layers, self._attend))
             if any(CROSS_ATTENTION in run.parts.injector.uses for run in runs):
-                crossing = resolve(unet, [".*"], is_cross_attention, "injector.uses")
-                stack.enter_context(tapped(crossing, self))
+                crossing = model.text_attentions([".*"], "injector.uses")
+                stack.enter_context(model.tapped(crossing, self))
             yield
 
     def layers_of(self, patterns: Sequence[str]) -> list[str]:
         """Paths of the self-attention layers that match a pattern."""
-        return list(self_attentions(self.model.unet, patterns))
+        return self.model.self_attentions(patterns)
 
     # ---------------------------------------------------------------- evaluations
 
@@ -115,9 +116,11 @@ class Network:
             timestep: diffusion time.
             detached: cut gradients at the output of every attention layer.
         """
+        for run in self.runs:
+            run.begin()
         self._injecting = True
         try:
-            with detached_attention(self.model.unet, detached):
+            with self.model.detached_attention() if detached else nullcontext():
                 return self._evaluate(rows, timestep, self.condition)
         finally:
             self._injecting = False
@@ -151,7 +154,8 @@ class Network:
 
     def _evaluate(self, rows: Tensor, timestep: float, condition: Condition) -> Tensor:
         self._maps = {}
-        return self.model.denoise(rows, timestep, condition)
+        output = self.model.denoise(rows, timestep, condition)
+        return self.model.require_finite(output, self.model.network, "The network's values")
 
     @staticmethod
     @contextmanager

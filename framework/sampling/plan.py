@@ -11,6 +11,7 @@ from framework.interfaces import (
     FeatureExtractor,
     Guidance,
     Injector,
+    Level,
     MaskProvider,
     ReferenceTrajectory,
 )
@@ -24,23 +25,23 @@ class Step:
         index: t, 0 at noise.
         timestep: diffusion time.
         moment: the same as the scheduler has it.
-        alpha_bar: abar_t in [0, 1).
+        level: noise level of the latents, z = a z0 + s eps.
     """
 
     index: int
     timestep: float
     moment: Any
-    alpha_bar: float
+    level: Level
 
     @property
     def signal(self) -> float:
         """a in z = a z0 + s eps."""
-        return self.alpha_bar**0.5
+        return self.level.a
 
     @property
     def noise(self) -> float:
         """s in z = a z0 + s eps."""
-        return (1 - self.alpha_bar) ** 0.5
+        return self.level.s
 
 
 @dataclass(frozen=True)

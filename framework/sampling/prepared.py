@@ -9,15 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.backbones.attention import LayerCall, attending
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.layers import self_attentions
-from framework.backbones.model import TextToImageModel
 from framework.concepts.preprocess import prepare_image
 from framework.concepts.text import SLOT, check_words, concept_positions, fill
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError
-from framework.interfaces import Trajectory
+from framework.interfaces import Backbone, Denoiser, Trajectory
+from framework.interfaces.layers import LayerCall
 from framework.runs.fingerprint import combine, of_module, of_part
 from framework.sampling.cache import Cache
 from framework.sampling.plan import Parts, Plan
@@ -41,7 +38,7 @@ class ConceptParts:
 
     def __init__(
         self,
-        model: TextToImageModel,
+        model: Backbone,
         concept: Concept,
         parts: Parts,
         config: SamplerConfig,
@@ -61,7 +58,7 @@ class ConceptParts:
                 f"{type(parts.trajectory).__name__}.pictures gave {list(self.pictures)}; expected "
                 f"at least one number from 0 to {count - 1}, the pictures of '{concept.name}'."
             )
-        check_words(model.pipe.tokenizer, self.prompt(None))
+        check_words(model.tokenizer, self.prompt(None))
         self._key: Any = None
         self._kept: list[Reference] = []
 
@@ -77,12 +74,12 @@ class ConceptParts:
         own = reference is not None and reference.prompt is not None
         if own and self.concept.phrase not in prompt:
             return []
-        return concept_positions(self.model.pipe, prompt, self.concept)
+        return concept_positions(self.model, prompt, self.concept)
 
     def references(self, denoiser: Denoiser) -> list[Reference]:
         """The prepared references for a schedule; kept while the network's weights stay."""
         times = tuple(denoiser.timesteps)
-        key = (times, denoiser.height, denoiser.width, of_module(self.model.unet))
+        key = (times, denoiser.height, denoiser.width, of_module(self.model.network))
         if key != self._key:
             self._kept = [self._prepared(denoiser, picture) for picture in self.pictures]
             self._key = key
@@ -105,20 +102,20 @@ class ConceptParts:
                 )
             matcher.prepare()
             if matcher.needs.features:
-                matcher.check_extractor(parts.extractor, self.model.unet)
+                matcher.check_extractor(parts.extractor, self.model)
         if plan.uses_reference or parts.injector.injects:
             self._try_attaching(self.model.latent_size(denoiser.height, denoiser.width))
         return plan.uses_reference
 
     def _try_attaching(self, latent_size: tuple[int, int]) -> None:
-        parts, unet, tokens = self.parts, self.model.unet, self.positions(None)
-        layers = self_attentions(unet, parts.injector.config.layers)
+        parts, model, tokens = self.parts, self.model, self.positions(None)
+        layers = model.self_attentions(parts.injector.config.layers)
         with ExitStack() as stack:
-            stack.enter_context(parts.extractor.attach(unet))
+            stack.enter_context(parts.extractor.attach(model))
             stack.enter_context(
-                parts.mask.attach(unet, Layout(1, 1), latent_size, [tokens], tokens)
+                parts.mask.attach(model, Layout(1, 1), latent_size, [tokens], tokens)
             )
-            stack.enter_context(attending(layers, LayerCall.plain))
+            stack.enter_context(model.attending(layers, LayerCall.plain))
 
     def _prepared(self, denoiser: Denoiser, picture: int) -> Reference:
         image = prepare_image(
@@ -127,7 +124,7 @@ class ConceptParts:
         clean = self.model.encode_image(image)
         found = self._trajectory(denoiser, clean)
         reference = Reference(image, clean, found.latents, found.embeds, found.prompt)
-        check_words(self.model.pipe.tokenizer, self.prompt(reference))
+        check_words(self.model.tokenizer, self.prompt(reference))
         return reference
 
     def _trajectory(self, denoiser: Denoiser, clean: Tensor) -> Trajectory:
@@ -135,19 +132,18 @@ class ConceptParts:
         part = self.parts.trajectory
         if not self.cache.enabled:
             return part.prepare(denoiser, clean)
-        pipe, model = self.model.pipe, self.model
-        encoders = (pipe.text_encoder, getattr(pipe, "text_encoder_2", None))
+        model = self.model
         key = combine(
             "trajectory",
             of_part(part),
-            of_module(model.unet),
-            *(of_module(encoder) for encoder in encoders if encoder is not None),
+            of_module(model.network),
+            *map(of_module, model.text_encoders),
             model.dtype,
             model.device.type,
             dict(denoiser.scheduler.config),
             denoiser.timesteps,
-            denoiser.alpha_bars,
-            denoiser.final_alpha_bar,
+            denoiser.levels,
+            denoiser.final_level,
             (denoiser.height, denoiser.width),
             clean,
             denoiser.condition("").embeds,

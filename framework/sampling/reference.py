@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from framework.backbones.attention import LayerCall
-from framework.backbones.schedule import from_eps, to_eps
 from framework.interfaces import AttentionInputs, GuidanceInputs
+from framework.interfaces.layers import LayerCall
 from framework.interfaces.shapes import grid_of
 from framework.interfaces.step import StepContext, StepOutputs
 from framework.sampling.matching import Matching
@@ -43,18 +42,20 @@ class ReferenceRun(ReferencePass):
 
     def enter(self, step: Step) -> None:
         """Begin a step: show the reference to the network, or find what it left in the cache."""
-        self.step, self.seen, self._matched = step, None, {}
+        self.step, self.memory = step, None
         self.matching.begin_step()
-        parts = self.parts
-        if shown := self.plan.shows_reference(step.index):
-            parts.mask.begin_step(self._context(shows_reference=True))
+        if self.plan.shows_reference(step.index):
+            self.parts.mask.begin_step(self._context(shows_reference=True))
             self.memory = self.remember()
-        else:
-            self.memory = None
+
+    def begin(self) -> None:
+        """Begin an evaluation of the targets: nothing has been seen or matched in it yet."""
+        self.seen, self._matched = None, {}
+        self.matching.begin_evaluation()
+        parts = self.parts
         parts.mask.begin_step(self._context(parts.mask.history))
         parts.matcher.begin_step(self._context(parts.matcher.needs.history))
-        if shown and self.plan.masks(step.index):
-            assert self.memory is not None
+        if self.memory is not None and self.plan.masks(self.step.index):
             parts.mask.recall(self.memory.masks)
 
     def describe(self, step: Step, clean: Tensor) -> None:
@@ -90,7 +91,7 @@ class ReferenceRun(ReferencePass):
         """
         if not self.guides(step):
             return output
-        kind, abar = self.denoiser.prediction_type, step.alpha_bar
+        schedule, level = self.denoiser.schedule, step.level
         with torch.no_grad():
             masks = self.matching.masks(self.latent_size)
             matches = self.matching.match(self.latent_size, masks)
@@ -98,8 +99,8 @@ class ReferenceRun(ReferencePass):
             eps = self.parts.guidance(
                 GuidanceInputs(
                     latents=noisy,
-                    eps=to_eps(output, noisy, abar, kind),
-                    alpha_bar=abar,
+                    eps=schedule.to_eps(output, noisy, level),
+                    level=level,
                     reference_clean=self.reference.latent.expand(len(noisy), -1, -1, -1),
                     correspondence=matches,
                     masks=masks,
@@ -110,11 +111,11 @@ class ReferenceRun(ReferencePass):
                     reference=self.reference,
                 )
             ).detach()
-        return from_eps(eps, noisy.detach(), abar, kind)
+        return schedule.from_eps(eps, noisy.detach(), level)
 
     def guides(self, step: Step) -> bool:
         """Whether this reference guides the step."""
-        return self.plan.guides(step.index) and step.alpha_bar > 0
+        return self.plan.guides(step.index) and step.level.a > 0
 
     # ---------------------------------------------------------------- inside an evaluation
 
@@ -210,6 +211,6 @@ class ReferenceRun(ReferencePass):
             target_clean=clean,
             reference_clean=self.clean,
             decode=self.denoiser.model.decode,
-            alpha_bar=self.denoiser.alpha_bar,
+            level=self.denoiser.level,
             evaluate=evaluate,
         )

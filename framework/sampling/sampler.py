@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import TextToImageModel
-from framework.backbones.schedule import make_scheduler, timesteps_of
+from framework.backbones.choose import backbone_of
 from framework.concepts.text import (
     check_distinguishable,
     check_words,
@@ -23,6 +21,7 @@ from framework.concepts.text import (
 )
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
+from framework.interfaces import Denoiser
 from framework.interfaces.shapes import check_shape
 from framework.sampling.cache import Cache, make_cache
 from framework.sampling.call import Call, condition_of, find_loop
@@ -76,7 +75,7 @@ class Sampler:
         cache: Cache | None = None,
         loop: Callable[[Call], Tensor] | None = None,
     ) -> None:
-        self.model = TextToImageModel(pipe)
+        self.model = backbone_of(pipe)
         self.pipe = pipe
         self.concepts = (concept,) if isinstance(concept, Concept) else tuple(concept)
         every = (parts,) if isinstance(parts, Parts) else tuple(parts)
@@ -174,8 +173,8 @@ class Sampler:
             UserError: it names none.
         """
         if len(self.concepts) > 1:
-            return named_positions(self.pipe, prompt, self.concepts)
-        return [concept_positions(self.pipe, prompt, self.concept)]
+            return named_positions(self.model, prompt, self.concepts)
+        return [concept_positions(self.model, prompt, self.concept)]
 
     def evaluations(self, num_inference_steps: int | None = None) -> int:
         """T, the evaluations of an image; some schedulers take more than one a step."""
@@ -205,14 +204,14 @@ class Sampler:
 
     def _denoiser(self, steps: int) -> Denoiser:
         config = self.config
-        scheduler = make_scheduler(
+        schedule = self.model.schedule(
+            steps,
+            self._size(),
             config.scheduler,
-            self.pipe.scheduler,
             config.timestep_spacing,
             config.scheduler_options,
         )
-        timesteps = timesteps_of(scheduler, steps, self.model.device)
-        return Denoiser(self.model, scheduler, timesteps, *self._size())
+        return Denoiser(self.model, schedule, *self._size())
 
     def _targets(
         self,
@@ -224,10 +223,7 @@ class Sampler:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         if not prompts or not all(isinstance(text, str) for text in prompts):
             raise UserError(f"prompt is {prompt!r}; expected a text, or a list of at least one.")
-        shape = (
-            int(self.model.unet.config.in_channels),
-            *self.model.latent_size(*self._size()),
-        )
+        shape = (self.model.channels, *self.model.latent_size(*self._size()))
         noises = start_noise(len(prompts), shape, self.model.dtype, seed, generator, latents)
         if len(prompts) == 1:
             prompts = prompts * len(noises)
@@ -238,7 +234,7 @@ class Sampler:
             )
         filled = [self.fill(text) for text in prompts]
         for text in filled:
-            check_words(self.pipe.tokenizer, text)
+            check_words(self.model.tokenizer, text)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)
 
     # ---------------------------------------------------------------- one batch

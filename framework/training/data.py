@@ -138,7 +138,7 @@ def _cells(squares: Sequence[View], latents: Tensor) -> Tensor | None:
     """Latent cells that lie in the picture altogether, (n, 1, h, w); None: all of them do."""
     if all(square.valid is None for square in squares):
         return None
-    size = tuple(latents.shape[-2:])
+    size = (latents.shape[-2], latents.shape[-1])
     return torch.cat(
         [
             latents.new_ones(1, 1, *size)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.interfaces import TRAJECTORIES, ReferenceTrajectory
+from framework.interfaces import TRAJECTORIES, Denoiser, ReferenceTrajectory
+from framework.interfaces.levels import noisy
 from framework.options import PartConfig, option
 
 #: Keeps this noise apart from the targets' start noise, which is drawn from small seeds too.
@@ -25,7 +25,7 @@ class ForwardNoiseConfig(PartConfig):
 
 @TRAJECTORIES.register("forward_noise")
 class ForwardNoise(ReferenceTrajectory):
-    """The clean latent noised to each step with one noise; costs no U-Net evaluation."""
+    """The clean latent noised to each step with one noise; costs no evaluation of the network."""
 
     Config = ForwardNoiseConfig
 
@@ -33,5 +33,4 @@ class ForwardNoise(ReferenceTrajectory):
         """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
         generator = torch.Generator().manual_seed(STREAM + self.config.seed)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        levels = denoiser.alpha_bars
-        return torch.stack([abar**0.5 * clean + (1 - abar) ** 0.5 * noise for abar in levels])
+        return torch.stack([noisy(clean, noise, level) for level in denoiser.levels])

@@ -105,6 +105,19 @@ def test_weights_parked_on_the_meta_device_are_refused():
         tiny_sampler(pipe)
 
 
+def test_a_forward_of_others_that_goes_round_the_processor_is_refused():
+    """Injection without effect would be the baseline's picture, without a word."""
+    pipe = small_sd()
+    sampler = tiny_sampler(pipe, options=SHORT)
+    layer = pipe.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1
+    layer.forward = lambda hidden, *args, **rest: layer.to_out[0](layer.to_v(hidden))
+    for each in (sampler, tiny_sampler(pipe, options=SHORT)):
+        with pytest.raises(UserError, match="'up_blocks.1.attentions.0.*attn1' .* replaced"):
+            each(PROMPT, output_type="latent")
+    plain = tiny_sampler(pipe, injector="none", options=SHORT)
+    assert plain(PROMPT, output_type="latent").images.isfinite().all()
+
+
 def test_betas_that_nobody_gave_are_not_invented():
     pipe = small_sd()
     pipe.scheduler = EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0)

@@ -7,6 +7,7 @@ import torch
 from tiny import tiny_sampler
 
 from framework.backbones.attention import project
+from framework.backbones.choose import backbone_of
 from framework.errors import UserError
 from framework.interfaces.step import StepContext
 from framework.masks.cross_attention import CrossAttentionMask, normalise
@@ -101,7 +102,7 @@ def test_capturing_is_equivalent_to_the_stock_layer(any_pipe):
         hidden = torch.randn(4, 16, layer.to_q.in_features)
         with torch.no_grad():
             stock = layer(hidden, encoder_hidden_states=text)
-            with mask.attach(any_pipe.unet, layout, (16, 16), [[5, 6]] * 2, [5, 6]):
+            with mask.attach(backbone_of(any_pipe), layout, (16, 16), [[5, 6]] * 2, [5, 6]):
                 mask.begin_step(context(layout))
                 mask.recall({})
                 ours = layer(hidden, encoder_hidden_states=text)
@@ -111,7 +112,7 @@ def test_capturing_is_equivalent_to_the_stock_layer(any_pipe):
 
 def test_a_step_forgets_the_one_before(sd1):
     mask = CrossAttentionMask(resolution=4)
-    with mask.attach(sd1.unet, Layout(1, 1), (16, 16), [[1]], [1]):
+    with mask.attach(backbone_of(sd1), Layout(1, 1), (16, 16), [[1]], [1]):
         mask.capture("layer", torch.rand(1, 8, 16, 77))
         assert mask.version == 1
         mask.begin_step(context(Layout(1, 1)))

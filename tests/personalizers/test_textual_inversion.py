@@ -196,7 +196,7 @@ def test_loads_as_diffusers_does_and_leaves_no_trace(sd1, tmp_path, vectors):
     plain, before = draw(sd1, prompt), fingerprint(sd1)
     undo = TextualInversion().load(sd1, tmp_path, concept)
     ours = draw(sd1, prompt)
-    positions = concept_positions(sd1, prompt, concept)
+    positions = concept_positions(backbone_of(sd1), prompt, concept)
     assert positions == list(range(5, 5 + vectors + 1))
     undo()
     undo()

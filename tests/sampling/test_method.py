@@ -11,11 +11,9 @@ import torch
 from tiny import attention_inputs, tiny_parts, tiny_sampler
 
 from framework.backbones.choose import backbone_of
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.schedule import make_scheduler, timesteps_of
 from framework.injectors.appearance_matching import AppearanceMatching
 from framework.injectors.functional import attention
-from framework.interfaces import FeatureExtractor, Injector, Matcher, ReferenceTrajectory
+from framework.interfaces import Denoiser, FeatureExtractor, Injector, Matcher, ReferenceTrajectory
 from framework.masks.none import NoMask
 from framework.trajectories.ddim_inversion import DDIMInversion
 from framework.types import Correspondence, Features, Masks
@@ -193,9 +191,8 @@ def _round_trip(denoiser, clean: torch.Tensor) -> float:
 
 
 def _denoiser(pipe, steps: int) -> Denoiser:
-    scheduler = make_scheduler("DDIMScheduler", pipe.scheduler)
-    times = timesteps_of(scheduler, steps, torch.device("cpu"))
-    return Denoiser(backbone_of(pipe), scheduler, times, 128, 128)
+    model = backbone_of(pipe)
+    return Denoiser(model, model.schedule(steps, (128, 128), "DDIMScheduler"), 128, 128)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
@@ -225,13 +222,17 @@ class GaussianModel:
     def __init__(self, denoiser, mean=0.3, deviation=0.5):
         self.denoiser, self.mean, self.deviation = denoiser, mean, deviation
 
+    network = None
+
     def encode_plain(self, prompt, height, width):
         return None
 
+    def require_finite(self, tensor, network, what):
+        return tensor
+
     def denoise(self, latents, timestep, condition):
-        abar = self.denoiser.alpha_bar(timestep)
-        spread = abar * self.deviation**2 + 1 - abar
-        return (1 - abar) ** 0.5 * (latents - abar**0.5 * self.mean) / spread
+        a, s = self.denoiser.level(timestep)
+        return s * (latents - a * self.mean) / ((a * self.deviation) ** 2 + s**2)
 
 
 def test_round_trip_of_an_exact_denoiser(sd1):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tiny import tiny_concept, tiny_parts, tiny_sampler, tiny_sd
 from tiny_personal import make_concept
 
+from framework.backbones.choose import backbone_of
 from framework.composer import compose
 from framework.concepts.text import fill_several, named_positions
 from framework.config.page import load_config
@@ -58,16 +59,16 @@ def test_prompts_name_concepts_in_several_ways():
 
 
 def test_tokens_of_each_concept(sd1):
-    found = named_positions(sd1, "a red cat on grass, a toy dog, red cat", (DOG, CAT))
-    alone = named_positions(sd1, "a toy dog", (DOG, CAT))
+    found = named_positions(backbone_of(sd1), "a red cat on grass, a toy dog, red cat", (DOG, CAT))
+    alone = named_positions(backbone_of(sd1), "a toy dog", (DOG, CAT))
     assert found == [[8, 9], [2, 3, 11, 12]]
     assert alone == [[2, 3], []]
     twins = (replace(DOG, placeholder="toy"), replace(CAT, placeholder="toy"))
-    assert named_positions(sd1, "a toy cat and toy dog", twins)[1] == [2, 3]
+    assert named_positions(backbone_of(sd1), "a toy cat and toy dog", twins)[1] == [2, 3]
     plain = (replace(DOG, placeholder=""), replace(CAT, class_name="dog"))
-    assert named_positions(sd1, "a red dog on a dog", plain) == [[6], [2, 3]]
+    assert named_positions(backbone_of(sd1), "a red dog on a dog", plain) == [[6], [2, 3]]
     with pytest.raises(UserError, match="is not in"):
-        named_positions(sd1, "a mug", (DOG, CAT))
+        named_positions(backbone_of(sd1), "a mug", (DOG, CAT))
 
 
 def test_one_concept_wins_each_cell():

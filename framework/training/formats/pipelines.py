@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from framework.backbones.components import last_words, read_network
-from framework.errors import UserError
+from framework.backbones.components import read_network
+from framework.errors import UserError, first_line
 from framework.runs.atomic import plain_disk_errors
 from framework.training.formats.fits import check_shapes
 from framework.training.formats.kinds import inner_state
@@ -146,4 +146,4 @@ def _other(cls: type, folder: Path) -> Any:
     try:
         return cls.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
     except Exception as error:
-        raise UserError(f"{folder} cannot be loaded: {last_words(error)}") from error
+        raise UserError(f"{folder} cannot be loaded: {first_line(error)}.") from error

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from framework.config.resources import plain_file
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 
 #: Endings weight files usually have; they choose which files of a folder are looked at.
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -156,12 +156,6 @@ def _plain(content: Any) -> Any:
     return content.detach() if isinstance(content, Tensor) else content
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error, or its class where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
-
-
 def _unreadable(file: Path, error: BaseException) -> str:
     said = first_line(error)
     if "weights only" in said.lower() or "weights_only" in said.lower():
@@ -169,7 +163,7 @@ def _unreadable(file: Path, error: BaseException) -> str:
             f"{file} cannot be read: it holds Python objects, and loading those would run code of "
             "the file. Convert it to safetensors with the program that wrote it."
         )
-    return f"{file} cannot be read as weights: {said}"
+    return f"{file} cannot be read as weights: {said}."
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -93,7 +93,7 @@ def weight_change(update: Update, shape: Shape) -> Tensor | None:
 
 
 def bias_change(update: Update) -> Tensor | None:
-    """What is added to a bias, float32."""
+    """What is added to a bias, float32 (out,)."""
     if "up_bias" in update.parts:
         return update.parts["up_bias"].float() * update.factor
     for name in ("diff_b", "b_norm"):
@@ -138,7 +138,7 @@ def low_rank(down: Tensor, up: Tensor, mid: Tensor | None = None) -> Tensor:
 
 
 def hadamard(parts: Mapping[str, Tensor]) -> Tensor:
-    """LoHa: the product, element by element, of two low-rank weights."""
+    """LoHa: the elementwise product of two low-rank weights, (out, in) or (out, in, h, w)."""
     factors = []
     for index in (1, 2):
         first, second = parts[f"hada_w{index}_a"], parts[f"hada_w{index}_b"]
@@ -148,7 +148,7 @@ def hadamard(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def kronecker(parts: Mapping[str, Tensor], shape: Shape) -> Tensor:
-    """LoKr: the Kronecker product of a small and a large factor."""
+    """LoKr: the Kronecker product of a small and a large factor, (out, in) or (out, in, h, w)."""
     small = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
     if "lokr_w2" in parts:
         large = parts["lokr_w2"]
