@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from framework.contracts.base import expect, expect_close
-from framework.interfaces import Guidance, GuidanceInputs
+from framework.interfaces import Guidance, GuidanceInputs, Level
 from framework.types import Correspondence, Masks, Reference
 
 
@@ -19,7 +19,7 @@ def random_guidance_inputs(rows: slice = slice(None)) -> GuidanceInputs:
     return GuidanceInputs(
         latents=latents,
         eps=0.3 * latents.tanh(),
-        alpha_bar=0.4,
+        level=Level.of_alpha_bar(0.4),
         reference_clean=reference[rows],
         correspondence=Correspondence(flow[rows], confidence[rows]),
         masks=Masks(mask[rows], mask[rows]),
