@@ -10,6 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/dreammatcher demo
 
 test: lint
+	@.ci/browser
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 quick: $(INSTALLED)

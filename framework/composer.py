@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 
 from framework.backbones.loading import load_pipeline
 from framework.concepts.folders import load_concept
+from framework.concepts.text import check_distinguishable
 from framework.config.page import Config, load_config
 from framework.config.resources import resolve_path
 from framework.errors import UserError
-from framework.sampling.cache import make_cache
+from framework.sampling.cache import Cache, make_cache
 from framework.sampling.plan import Parts
 from framework.sampling.sampler import Sampler
 from framework.training.personalize import personalizer_for, plug_in
@@ -50,7 +51,7 @@ def compose(
 
     Returns:
         A :class:`Sampler`; ``sampler(prompt, seed=...)`` draws. With ``concepts`` in the
-        configuration it is a :class:`framework.sampling.several.SeveralSampler`.
+        configuration it draws all of them.
 
     Raises:
         UserError: whatever in the configuration cannot be used.
@@ -62,22 +63,40 @@ def compose(
     model = pipe if pipe is not None else load_pipeline(typed.model)
     if typed.concept.weights is not None:
         plug_in(model, resolve_path(typed.concept.weights), chosen, typed)
-    return Sampler(model, chosen, build_parts(typed), typed.sampler, make_cache(typed.cache))
+    return make_sampler(model, chosen, typed, make_cache(typed.cache))
+
+
+def make_sampler(
+    pipe: Any, concept: Concept | Sequence[Concept], config: Config, cache: Cache | None = None
+) -> Sampler:
+    """A sampler over a pipeline that carries its concept, or several, already.
+
+    Args:
+        pipe: the pipeline.
+        concept: the concept, or several, which then are drawn together.
+        config: gives the parts and the sampler's options.
+        cache: keeps the references' results; None as for a sampler that is told nothing.
+    """
+    concepts = [concept] if isinstance(concept, Concept) else list(concept)
+    parts = [build_parts(config) for _ in concepts]
+    return Sampler(pipe, concepts, parts, config.sampler, cache)
+
+
+def without_matching(config: Config) -> Config:
+    """The same configuration without injection and guidance: the personalized model alone."""
+    return replace(config, injector={"name": "none"}, guidance={"name": "none"})
 
 
 def _compose_several(config: Config, pipe: Any) -> Sampler:
     """A sampler of several concepts, each with its own parts, reference and weights."""
-    from framework.sampling.several import SeveralSampler, check_distinct
-
     singles = [replace(config, concept=each, concepts=[]) for each in config.concepts]
     concepts = [load_concept(single) for single in singles]
-    check_distinct(concepts)
+    check_distinguishable(concepts)
     model = pipe if pipe is not None else load_pipeline(config.model)
     for place in _loading_order(singles, concepts):
         single = singles[place]
         plug_in(model, resolve_path(str(single.concept.weights)), concepts[place], single)
-    parts = [build_parts(config) for _ in concepts]
-    return SeveralSampler(model, concepts, parts, config.sampler, make_cache(config.cache))
+    return make_sampler(model, concepts, config, make_cache(config.cache))
 
 
 def _loading_order(singles: Sequence[Config], concepts: Sequence[Concept]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 
 class UserError(Exception):
@@ -29,6 +29,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     )
 
 
+def first_line(error: BaseException, most: int = 300) -> str:
+    """First line of another library's exception, for a sentence of our own; its class if empty.
+
+    Args:
+        error: the exception.
+        most: characters at most. The line ends without a full stop.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:most].rstrip(".")
+
+
 def check_range(name: str, value: Any, low: float | None = None, high: float | None = None) -> None:
     """Refuse a number outside ``[low, high]`` (either bound may be absent).
 
@@ -43,3 +54,38 @@ def check_range(name: str, value: Any, low: float | None = None, high: float | N
         else:
             expected = f"at least {low:g}" if low is not None else f"at most {high:g}"
         raise UserError(f"{name} is {value}; expected {expected}.")
+
+
+def shown(value: Any) -> str:
+    """A value about as YAML has it, for messages."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    return f"'{value}'" if isinstance(value, str) else repr(value)
+
+
+_WORDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+_PLURALS = {int: "integers", float: "numbers", str: "texts", bool: "true or false"}
+
+
+def in_words(hint: Any) -> str:
+    """A type in words: ``int | None`` is "an integer or null"."""
+    if hint in _WORDS:
+        return _WORDS[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if list in (hint, origin) or tuple in (hint, origin):
+        return f"a list of {_PLURALS.get(arguments[0], 'values') if arguments else 'values'}"
+    if dict in (hint, origin):
+        return "a mapping"
+    if origin is Literal:
+        return f"one of {', '.join(map(shown, arguments))}"
+    if arguments:
+        return " or ".join(map(in_words, arguments))
+    return f"a {getattr(hint, '__name__', hint)}"

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from kornia.geometry.transform import remap
 from torch import Tensor
 
+from framework.types import Features
+
 
 def cell_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Cell coordinates (H, W, 2) as (x, y), float32."""
@@ -51,6 +53,15 @@ def resize_grid(grid: Tensor, height: int, width: int, *, align_corners: bool = 
     moved = grid.permute(0, 3, 1, 2)
     sized = F.interpolate(moved, size=(height, width), mode="bilinear", align_corners=align_corners)
     return sized.permute(0, 2, 3, 1)
+
+
+def resize_features(features: Features, height: int, width: int) -> Features:
+    """Descriptors (B, H, W, D) resized bilinearly to a grid (height, width) and normalised again;
+    themselves where they have that grid."""
+    sized = (resize_grid(each, height, width) for each in (features.target, features.reference))
+    if tuple(features.target.shape[1:3]) == (height, width):
+        return features
+    return Features(*(each / each.norm(dim=-1, keepdim=True).clamp_min(1e-12) for each in sized))
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:

@@ -1,6 +1,8 @@
-"""One small registry for each kind of part.
+"""Registries: the names of the parts of each kind.
 
-A registered object is a concrete subclass of the kind's interface (see :mod:`framework.interfaces`)
+Each interface (see :mod:`framework.interfaces`) makes its own registry below its class; the
+registry enters :data:`REGISTRIES` when it is made. Nothing here knows an interface.
+A registered object is a concrete subclass of the kind's interface
 that can be built from its options alone. It can be named in a configuration by its registered name
 or by ``module:Class``. Built-ins are found by importing the kind's folder; third parties join
 through the entry-point group ``dreammatcher.plugins`` (each entry names a module to import) or
@@ -12,15 +14,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from framework.errors import UserError, nearest, unknown_name
 
 ENTRY_POINT_GROUP = "dreammatcher.plugins"
+#: Package whose modules make the registries.
+INTERFACES = "framework.interfaces"
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=type[Any])
 
 
 class Registry:
@@ -29,20 +33,22 @@ class Registry:
     Args:
         kind: word used in messages and as the section of a config, e.g. ``"matcher"``.
         package: package whose modules hold the built-ins, imported on first look-up.
-        interface: class in :mod:`framework.interfaces` that every part of the kind derives from.
+        interface: abstract class that every part of the kind derives from.
+        role: what such a part turns into what, for ``dreammatcher list``.
+        section: whether a configuration has a section of the kind, in which a part is chosen.
     """
 
-    def __init__(self, kind: str, package: str, interface: str) -> None:
+    def __init__(
+        self, kind: str, package: str, interface: type, role: str = "", section: bool = True
+    ) -> None:
         self.kind = kind
         self.package = package
-        self._interface = interface
-        self._classes: dict[str, type] = {}
+        self.interface = interface
+        self.role = role
+        self._classes: dict[str, type[Any]] = {}
         self._discovered = False
-
-    @property
-    def interface(self) -> type:
-        """The abstract class every part of this kind derives from."""
-        return getattr(importlib.import_module("framework.interfaces"), self._interface)
+        if section:
+            REGISTRIES.enter(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator that registers a part under ``name``.
@@ -61,13 +67,13 @@ class Registry:
                     f"{_origin(cls)}. Give one of them another name."
                 )
             self._check(cls)
-            cls.name = name  # type: ignore[attr-defined]
+            cls.name = name
             self._classes[name] = cls
             return cls
 
         return decorate
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> type[Any]:
         """Return the class registered as ``name``, or the one at ``module:Class``.
 
         Raises:
@@ -85,7 +91,7 @@ class Registry:
         self.discover()
         return sorted(self._classes)
 
-    def items(self) -> Iterator[tuple[str, type]]:
+    def items(self) -> Iterator[tuple[str, type[Any]]]:
         """Pairs (name, class), sorted by name."""
         for name in self.names():
             yield name, self._classes[name]
@@ -109,13 +115,13 @@ class Registry:
         if not (inspect.isclass(cls) and issubclass(cls, self.interface)):
             raise UserError(
                 f"{_origin(cls)} is no {self.kind}: it does not derive from "
-                f"framework.interfaces.{self._interface}."
+                f"{INTERFACES}.{self.interface.__name__}."
             )
         missing = sorted(getattr(cls, "__abstractmethods__", ()))
         if missing:
             raise UserError(
                 f"{_origin(cls)} is no complete {self.kind}: it does not define "
-                f"{', '.join(missing)}; see framework.interfaces.{self._interface}."
+                f"{', '.join(missing)}; see {INTERFACES}.{self.interface.__name__}."
             )
 
     def _by_path(self, path: str) -> type:
@@ -169,24 +175,41 @@ def load_entry_points() -> None:
         entry.load()
 
 
-PERSONALIZERS = Registry("personalizer", "personalizers", "Personalizer")
-TRAJECTORIES = Registry("trajectory", "framework.trajectories", "ReferenceTrajectory")
-EXTRACTORS = Registry("extractor", "framework.extractors", "FeatureExtractor")
-MASKS = Registry("mask", "framework.masks", "MaskProvider")
-MATCHERS = Registry("matcher", "matchers", "Matcher")
-INJECTORS = Registry("injector", "framework.injectors", "Injector")
-GUIDANCE = Registry("guidance", "framework.guidance", "Guidance")
+class Registries(Mapping[str, Registry]):
+    """Every registry by its kind, in the order of the data flow.
 
-#: Every registry by the name of its config section, in data-flow order.
-REGISTRIES: dict[str, Registry] = {
-    registry.kind: registry
-    for registry in (
-        PERSONALIZERS,
-        TRAJECTORIES,
-        EXTRACTORS,
-        MASKS,
-        MATCHERS,
-        INJECTORS,
-        GUIDANCE,
-    )
-}
+    The first look imports the interfaces, which make the registries.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, Registry] = {}
+
+    def enter(self, registry: Registry) -> None:
+        """Take up a registry that was just made."""
+        self._made[registry.kind] = registry
+
+    def _all(self) -> dict[str, Registry]:
+        importlib.import_module(INTERFACES)
+        return self._made
+
+    def __getitem__(self, kind: str) -> Registry:
+        return self._all()[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+#: Every registry by the name of its config section.
+REGISTRIES = Registries()
+
+
+def __getattr__(name: str) -> Any:
+    """The registries' former place: ``MATCHERS`` and its like now stand beside the interfaces."""
+    if name.isupper():
+        interfaces = importlib.import_module(INTERFACES)
+        if hasattr(interfaces, name):
+            return getattr(interfaces, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

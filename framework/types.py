@@ -12,11 +12,11 @@ Conventions, stated once for the whole framework:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -65,12 +65,17 @@ class Reference:
         image: the preprocessed picture, float in [-1, 1], (1, 3, H_px, W_px).
         latent: its clean VAE latent z0^X (posterior mean, scaled), (1, C, h, w).
         trajectory: latents z^X_t for every sampling step, step 0 (noisiest) first,
-            (T, 1, C, h, w), in the scale the U-Net sees at that step.
+            (T, 1, C, h, w), in the scale the network sees at that step.
+        embeds: text embeddings in place of the reference prompt's, by half, ``unconditional`` and
+            ``conditional``, (T, 1, tokens, width) each; none where the prompt serves.
+        prompt: the prompt that describes the reference; None is the configured one.
     """
 
     image: Tensor
     latent: Tensor
     trajectory: Tensor
+    embeds: Mapping[str, Tensor] = field(default_factory=dict)
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,37 +141,20 @@ class Views:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of one U-Net call are ordered: ``[refs, targets]`` for each half.
+    """How many rows one evaluation of the network has: all targets, once for each half.
 
     Attributes:
-        halves: 2 under classifier-free guidance (unconditional first), else 1.
-        references: reference rows in each half (0 when the reference does not take part).
+        halves: 2 under classifier-free guidance (unconditional rows first), else 1.
         targets: target rows N in each half.
     """
 
     halves: int
-    references: int
     targets: int
 
     @property
-    def rows(self) -> int:
-        """Number of rows of the U-Net call."""
-        return self.halves * (self.references + self.targets)
-
-    def join(self, reference: Tensor | None, target: Tensor) -> Tensor:
-        """Interleave (halves * references, ...) and (halves * targets, ...) into rows."""
-        if reference is None or not self.references:
-            return target
-        parts = zip(reference.chunk(self.halves), target.chunk(self.halves), strict=True)
-        return torch.cat([tensor for pair in parts for tensor in pair])
-
-    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`join`: return reference rows and target rows."""
-        if not self.references:
-            return rows[:0], rows
-        blocks = rows.unflatten(0, (self.halves, self.references + self.targets))
-        reference, target = blocks.split([self.references, self.targets], dim=1)
-        return reference.flatten(0, 1), target.flatten(0, 1)
+    def pairs(self) -> int:
+        """Number of (target, reference) pairs B, the rows of an evaluation."""
+        return self.halves * self.targets
 
     def pair(self, reference: Tensor) -> Tensor:
         """Repeat reference rows (halves, ...) so that they stand beside the targets (B, ...)."""

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from framework.config.resources import resolve_path
 from framework.errors import UserError
+from framework.interfaces import MATCHERS
 from framework.options import PartConfig, option
-from framework.options.nested import section_of
-from framework.registry import MATCHERS
 from framework.types import Correspondence, Features, Masks, Views
 from matchers.wrapper import Wrapper
 
@@ -61,7 +60,7 @@ class Calibrated(Wrapper):
         self.invariant = False  # sure of nothing, where the measured matches were seldom right
         curve = self.config.curve
         if isinstance(curve, str):
-            curve = read_curve(resolve_path(curve), section_of(self.inner))
+            curve = read_curve(resolve_path(curve), self.inner.section())
         self.curve = [(float(x), float(y)) for x, y in curve]
 
     def correspond(
@@ -73,7 +72,7 @@ class Calibrated(Wrapper):
 
 
 def along(curve: list[tuple[float, float]], values: Tensor) -> Tensor:
-    """Values of a curve: linear between its pairs, constant beyond its ends; passes gradients."""
+    """A curve at values of any shape: linear between its pairs, constant beyond."""
     x, y = (values.new_tensor(part) for part in zip(*curve, strict=True))
     if len(curve) == 1:
         return values * 0 + y

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from framework.geometry import cycle_error
-from framework.interfaces import Matcher
+from framework.interfaces import MATCHERS, Matcher
 from framework.options import PartConfig, option
-from framework.registry import MATCHERS
 from framework.types import Correspondence, Masks
 from matchers.functional import argmax_flows_once
 

@@ -144,7 +144,7 @@ _LATELY: deque[_Seen] = deque(maxlen=4)
 
 
 def argmax_flows_once(target: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`argmax_flows`, computed once for the same two tensors.
+    """:func:`argmax_flows` of (B, H, W, D) twice, computed once for the same two tensors.
 
     The sampler matches the same descriptors again whenever the masks have changed, on which the
     flows do not depend.

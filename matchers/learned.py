@@ -14,12 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from framework.config.resources import resolve_path
-from framework.errors import UserError
+from framework.errors import UserError, shown
 from framework.geometry import cell_grid, cycle_error
-from framework.interfaces import FeatureExtractor, Matcher
+from framework.interfaces import MATCHERS, Backbone, FeatureExtractor, Matcher
 from framework.options import PartConfig, option
-from framework.options.typed import shown
-from framework.registry import MATCHERS
 from framework.runs.atomic import write_atomic
 from framework.types import Correspondence, Masks
 from matchers.functional import window
@@ -122,7 +120,7 @@ def match_projected(head: MatchingHead, target: Tensor, reference: Tensor) -> tu
     shape = target.shape[1:3]
     if not len(target):
         return target.new_zeros(0, *shape, 2), target.new_zeros(0, *shape, SIGNS)
-    grid = cell_grid(*shape, target.device)
+    grid = cell_grid(shape[0], shape[1], target.device)
     found = [
         _one_pair(head.scale, one.flatten(0, 1), other.flatten(0, 1), grid)
         for one, other in zip(target, reference, strict=True)
@@ -197,10 +195,10 @@ class Learned(Matcher):
         self.width = self._head.width
         self._moved: dict[torch.device, MatchingHead] = {}
 
-    def check_extractor(self, extractor: FeatureExtractor, unet: object) -> None:
+    def check_extractor(self, extractor: FeatureExtractor, backbone: Backbone) -> None:
         """Refuse descriptors of another kind than those the weights were trained on."""
-        trained = self._about.get("extractor")
-        here = json.loads(json.dumps(extractor.signature(unet)))
+        trained: dict[str, Any] = self._about.get("extractor") or {}
+        here = json.loads(json.dumps(extractor.signature(backbone)))
         if here == trained:
             return
         keys = [key for key in {**trained, **here} if here.get(key) != trained.get(key)]

@@ -10,8 +10,8 @@ import torch
 from kornia.color import rgb_to_grayscale
 from torch import Tensor, nn
 
+from framework.interfaces import MATCHERS
 from framework.options import option
-from framework.registry import MATCHERS
 from matchers.functional_sparse import SparseMatches, to_shares
 from matchers.sparse import (
     SparseConfig,
@@ -104,8 +104,12 @@ class LightGlueMatcher(SparseMatcher):
             return None
         if weights == "kornia":
             return from_kornia(lambda: KF.LightGlue(detector), "matcher.weights", weights)
-        form = {**KF.LightGlue.features[detector], "weights": None}
-        plain = seeded(lambda: KF.LightGlue(features=None, **form))
+        form: dict[str, Any] = {
+            **KF.LightGlue.features[detector],
+            "weights": None,
+            "features": None,
+        }
+        plain = seeded(lambda: KF.LightGlue(**form))
         return with_weights(plain, weights, "matcher.weights", _renamed)
 
     def points(self, target: Tensor, reference: Tensor) -> SparseMatches:

@@ -9,8 +9,8 @@ from kornia.color import rgb_to_grayscale
 from kornia.feature import LoFTR as Network
 from torch import Tensor, nn
 
+from framework.interfaces import MATCHERS
 from framework.options import option
-from framework.registry import MATCHERS
 from matchers.functional_sparse import SparseMatches, to_shares
 from matchers.sparse import SparseConfig, SparseMatcher, from_kornia, seeded, with_weights
 

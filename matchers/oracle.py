@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from framework.errors import UserError
-from framework.interfaces import Matcher
-from framework.registry import MATCHERS
+from framework.interfaces import MATCHERS, Matcher
 from framework.types import Correspondence, Features, Masks, Views
 from matchers.functional import resize_correspondence
 

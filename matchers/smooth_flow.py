@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from framework.interfaces import MATCHERS
 from framework.options import PartConfig, option
-from framework.registry import MATCHERS
 from framework.types import Correspondence, Features, Masks, Views
 from matchers.functional_smooth import voted_flow
 from matchers.wrapper import Wrapper

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from framework.geometry import cell_grid
-from framework.interfaces import Matcher
+from framework.interfaces import MATCHERS, Matcher
 from framework.options import PartConfig, option
-from framework.registry import MATCHERS
 from framework.types import Correspondence, Masks
 from matchers.functional import similarities, soft_window
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from framework.config.resources import resolve_path
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 from framework.interfaces import ImageMatcher
 from framework.options import PartConfig, option
 from framework.types import Correspondence, Masks, Views
@@ -169,8 +169,7 @@ def from_kornia(make: Any, key: str, weights: str) -> nn.Module:
     try:
         return make().eval()
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = (lines[0] if lines else type(error).__name__)[:200]
         raise UserError(
-            f"{key} '{weights}' cannot be had: {reason} Give a local file of them as {key}."
+            f"{key} '{weights}' cannot be had: {first_line(error)}. Give a local file of them as "
+            f"{key}."
         ) from error

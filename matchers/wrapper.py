@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from framework.interfaces import FeatureExtractor, Matcher
-from framework.options.nested import build
+from framework.interfaces import Backbone, FeatureExtractor, Matcher
+from framework.interfaces.step import StepContext
+from framework.options import build
 from framework.types import Correspondence, Features, Masks
 
 #: What the wrapper has in common with the matcher inside.
@@ -16,6 +17,7 @@ SHARED = (
     "needs_views",
     "needs_truth",
     "views_every",
+    "history",
     "width",
     "differentiable",
     "invariant",
@@ -38,9 +40,13 @@ class Wrapper(Matcher):
         """See :meth:`framework.interfaces.Matcher.prepare`."""
         self.inner.prepare()
 
-    def check_extractor(self, extractor: FeatureExtractor, unet: Any) -> None:
+    def check_extractor(self, extractor: FeatureExtractor, backbone: Backbone) -> None:
         """See :meth:`framework.interfaces.Matcher.check_extractor`."""
-        self.inner.check_extractor(extractor, unet)
+        self.inner.check_extractor(extractor, backbone)
+
+    def begin_step(self, context: StepContext) -> None:
+        """See :meth:`framework.interfaces.Matcher.begin_step`."""
+        self.inner.begin_step(context)
 
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""

@@ -12,20 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from framework.backbones.layers import is_cross_attention
-from framework.errors import UserError
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
-from framework.training.copies import chain, replace_parameter, shared_copy, swap
-from framework.training.embeds import check_rows
-from framework.training.formats.custom_diffusion import WEIGHTS, read_custom, write_custom
-from framework.training.formats.fits import check_shapes
+from framework.training.companions import load_folder
+from framework.training.copies import replace_parameter, shared_copy, swap
+from framework.training.formats.custom_diffusion import (
+    WEIGHTS,
+    merged_networks,
+    read_custom,
+    write_custom,
+)
 from framework.training.formats.recognise import CUSTOM_DIFFUSION, located
 from framework.training.new_word import NewWordConfig, NewWordPersonalizer
 from framework.training.options import PriorConfig
-from framework.training.words import add_words, check_widths, towers
+from framework.training.words import add_words
 from framework.types import Concept
 
 
@@ -64,10 +67,11 @@ class CustomDiffusion(NewWordPersonalizer):
         """A copy of the U-Net with trained projections, and new rows; see the base class."""
         rows = self.start(pipe, concept)
         unet = shared_copy(pipe.unet)
-        trained = {}
+        trained: dict[str, nn.Parameter] = {}
         for name in projections(unet, self.config.queries):
             value = unet.get_parameter(name).detach().float().clone()
-            trained[name] = replace_parameter(unet, name, value).requires_grad_()
+            trained[name] = replace_parameter(unet, name, value)
+            trained[name].requires_grad_()
         undo = swap(pipe, {"unet": unet}, "training")
         try:
             restore = add_words(pipe, concept.placeholder, rows, trained=True)
@@ -107,24 +111,16 @@ class CustomDiffusion(NewWordPersonalizer):
             UserError: the file is missing, damaged or for another model, or the placeholder is
                 taken.
         """
-        file = located(Path(path), CUSTOM_DIFFUSION)
-        found = read_custom(file)
-        check_shapes(file, found.shapes(), pipe.unet)
-        words = _named(file, found.words, concept.placeholder)
-        rows = {word: _rows(pipe, file, value) for word, value in words.items()}
-        for each in rows.values():
-            check_widths(pipe, each, file)
-        unet = shared_copy(pipe.unet)
-        for name in found.shapes():
-            replace_parameter(unet, name, found.merged(name, unet.get_parameter(name).detach()))
-        undos = [swap(pipe, {"unet": unet}, f"'{concept.placeholder}'")]
-        try:
-            for word, each in rows.items():
-                undos.append(add_words(pipe, word, each, trained=False))
-        except BaseException:
-            chain(undos)()
-            raise
-        return chain(undos)
+        found = located(Path(path), CUSTOM_DIFFUSION)
+        weights = read_custom(found.path)
+        what = f"'{concept.placeholder}'"
+        return load_folder(
+            pipe,
+            found,
+            concept,
+            [lambda: swap(pipe, merged_networks(pipe, found.path, weights), what)],
+            [found.path] if weights.has_words else [],
+        )
 
 
 def projections(unet: nn.Module, queries: bool) -> list[str]:
@@ -142,28 +138,3 @@ def projections(unet: nn.Module, queries: bool) -> list[str]:
         for name, _ in layer.named_parameters()
         if name.startswith(wanted)
     ]
-
-
-def _named(file: Path, words: dict[str, Any], placeholder: str) -> dict[str, Any]:
-    """The words of a file by the names they are to have in the pipeline."""
-    if len(words) <= 1:
-        return dict.fromkeys([placeholder], next(iter(words.values()))) if words else {}
-    if placeholder not in words:
-        raise UserError(
-            f"{file} holds the words {', '.join(words)}, and the concept's placeholder is "
-            f"'{placeholder}'. Say which one it is, e.g. concept.placeholder='{next(iter(words))}'."
-        )
-    return words
-
-
-def _rows(pipe: Any, file: Path, value: Any) -> dict[str, Tensor]:
-    """Rows of one word by the towers' keys."""
-    keys = [tower.key for tower in towers(pipe)]
-    values = {keys[0]: value} if isinstance(value, Tensor) else dict(value)
-    if set(values) != set(keys):
-        shown = ", ".join(f"'{key}' {tuple(each.shape)}" for key, each in values.items())
-        raise UserError(
-            f"{file} holds the word's embedding for {shown}; this model has the text encoder(s) "
-            f"{', '.join(keys)}. It was made for another family of models."
-        )
-    return {key: check_rows(file, each) for key, each in values.items()}

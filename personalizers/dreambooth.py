@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
+from framework.training.companions import load_folder
 from framework.training.copies import swap
 from framework.training.formats.pipelines import load_parts, master_copy, write_pipeline
 from framework.training.formats.recognise import DREAMBOOTH, located
@@ -82,5 +83,8 @@ class DreamBooth(IdentifierPersonalizer):
         Raises:
             UserError: the folder is missing, damaged or of another family (both shapes given).
         """
-        place = located(Path(path), DREAMBOOTH)
-        return swap(pipe, load_parts(pipe, place), f"DreamBooth's '{concept.placeholder}'")
+        found = located(Path(path), DREAMBOOTH)
+        what = f"DreamBooth's '{concept.placeholder}'"
+        return load_folder(
+            pipe, found, concept, [lambda: swap(pipe, load_parts(pipe, found.path), what)]
+        )

@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from framework.errors import UserError
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
+from framework.training.companions import load_folder, with_bundled
 from framework.training.copies import shared_copy, swap
-from framework.training.formats.lora import FILE, adapters, inject, load_lora, write_lora
-from framework.training.formats.recognise import LORA
+from framework.training.formats.adapters import adapters, inject
+from framework.training.formats.lora import FILE, load_lora, write_lora
+from framework.training.formats.recognise import LORA, located
 from framework.training.identifier import IdentifierConfig, IdentifierPersonalizer
 from framework.training.words import towers
 from framework.types import Concept
@@ -115,9 +117,9 @@ class DreamBoothLora(IdentifierPersonalizer):
 
         Args:
             pipe: a pipeline of the family they were trained for.
-            path: a file or folder in any form ``pipe.load_lora_weights`` reads (PEFT, older
-                diffusers, kohya).
-            concept: its name names the adapter.
+            path: a file or folder by any program (diffusers, kohya, LyCORIS, peft); words learned
+                with the updates (pivotal tuning) are loaded, too.
+            concept: its name names the adapter, its placeholder the word, if there is one.
 
         Returns:
             A function that restores the pipeline; several concepts are taken out in reverse order.
@@ -125,9 +127,12 @@ class DreamBoothLora(IdentifierPersonalizer):
         Raises:
             UserError: the file is missing, damaged or for another model.
         """
-        return load_lora(
-            pipe, Path(path), concept.name, scale=self.config.scale, merge=self.config.merge
-        )
+        found, config = located(Path(path), LORA), self.config
+
+        def add() -> Callable[[], None]:
+            return load_lora(pipe, found.path, concept.name, scale=config.scale, merge=config.merge)
+
+        return load_folder(pipe, found, concept, [add], with_bundled(found.path))
 
 
 def _adaptable(layer: nn.Module) -> bool:

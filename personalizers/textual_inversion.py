@@ -14,12 +14,13 @@ from typing import Any
 
 from torch import nn
 
+from framework.interfaces import PERSONALIZERS
 from framework.options import option
-from framework.registry import PERSONALIZERS
-from framework.training.embeds import FILE, read_embeds, write_embeds
-from framework.training.formats.recognise import TEXTUAL_INVERSION
+from framework.training.companions import load_folder
+from framework.training.embeds import FILE, write_embeds
+from framework.training.formats.recognise import TEXTUAL_INVERSION, located
 from framework.training.new_word import NewWordConfig, NewWordPersonalizer
-from framework.training.words import add_words, check_widths, towers
+from framework.training.words import add_words
 from framework.types import Concept
 
 
@@ -65,8 +66,9 @@ class TextualInversion(NewWordPersonalizer):
         Args:
             pipe: a pipeline of the family they were trained for.
             path: a file, or a folder with ``learned_embeds.safetensors``; see
-                :func:`framework.training.embeds.read_embeds` for the formats.
-            concept: names the placeholder, whichever word the file itself names.
+                :func:`framework.training.embeds.read_words` for the formats.
+            concept: names the placeholder, whichever word the file itself names; several words
+                keep their names, and it must be one of them.
 
         Returns:
             A function that restores the pipeline; several concepts are taken out in reverse order.
@@ -75,6 +77,5 @@ class TextualInversion(NewWordPersonalizer):
             UserError: the file is missing, damaged or of another width, or the placeholder is
                 taken.
         """
-        rows = read_embeds(Path(path), towers(pipe), concept.placeholder)
-        check_widths(pipe, rows, path)
-        return add_words(pipe, concept.placeholder, rows, trained=False)
+        found = located(Path(path), TEXTUAL_INVERSION)
+        return load_folder(pipe, found, concept, [], [found.path])

@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from framework.errors import UserError
-from framework.geometry import cell_grid, cycle_error, resize_grid, resize_mask, warp
+from framework.geometry import (
+    cell_grid,
+    cycle_error,
+    resize_features,
+    resize_grid,
+    resize_mask,
+    warp,
+)
 from framework.interfaces.shapes import check_shape, grid_of
-from framework.types import Layout
+from framework.types import Features, Layout
 
 
 def test_cell_grid_is_x_then_y():
@@ -101,20 +108,16 @@ def test_check_shape():
 
 
 @pytest.mark.parametrize("halves", [1, 2])
-def test_layout_joins_and_splits(halves):
-    layout = Layout(halves=halves, references=1, targets=3)
+def test_layout_puts_the_reference_beside_each_target(halves):
+    layout = Layout(halves=halves, targets=3)
     reference = torch.arange(halves) + 100
-    target = torch.arange(3 * halves)
-    rows = layout.join(reference, target)
-    expected = [100, 0, 1, 2, 101, 3, 4, 5][: 4 * halves]
-    assert rows.tolist() == expected and layout.rows == 4 * halves
-    back_reference, back_target = layout.split(rows)
-    assert torch.equal(back_reference, reference) and torch.equal(back_target, target)
+    assert layout.pairs == 3 * halves
     assert layout.pair(reference).tolist() == [100, 100, 100, 101, 101, 101][: 3 * halves]
 
 
-def test_layout_without_reference():
-    layout = Layout(halves=2, references=0, targets=3)
-    target = torch.arange(6)
-    assert torch.equal(layout.join(None, target), target)
-    assert torch.equal(layout.split(target)[1], target) and len(layout.split(target)[0]) == 0
+def test_descriptors_on_another_grid_are_unit_vectors_again():
+    features = Features(*torch.nn.functional.normalize(torch.randn(2, 1, 4, 6, 5), dim=-1))
+    assert resize_features(features, 4, 6) is features
+    coarse = resize_features(features, 2, 3)
+    assert coarse.target.shape == coarse.reference.shape == (1, 2, 3, 5)
+    torch.testing.assert_close(coarse.target.norm(dim=-1), torch.ones(1, 2, 3))

@@ -115,4 +115,25 @@ def test_make_says_what_a_fresh_machine_lacks(tmp_path, script, expected):
 def test_ci_runs_the_readme_s_test_command():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "make test" in script.read_text()
+    assert "export CI=true\nmake test" in script.read_text()
+    assert ".ci/browser" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("ci", ["true", ""])
+def test_ci_installs_the_browser_that_is_missing(tmp_path, ci):
+    for name, line in {"apt-get": f'echo "$@" >> {tmp_path}/log', "id": "echo 0"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "bash").symlink_to(shutil.which("bash"))
+    (tmp_path / "sh").symlink_to(shutil.which("sh"))
+    words = [str(tmp_path / "bash"), str(ROOT / ".ci" / "browser")]
+    env = {"PATH": str(tmp_path), "CI": ci}
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    if ci:
+        update, install = (tmp_path / "log").read_text().splitlines()
+        assert update.startswith("update")
+        assert install.endswith(" chromium chromium-driver")
+    else:
+        assert not (tmp_path / "log").exists()
+        assert "apt install chromium-driver" in done.stderr

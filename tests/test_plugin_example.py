@@ -64,7 +64,7 @@ def test_an_installed_plug_in_is_listed_configured_and_used_by_name(installed, t
 
 def test_without_the_plug_in_its_name_is_unknown():
     from framework.errors import UserError
-    from framework.registry import MATCHERS
+    from framework.interfaces import MATCHERS
 
     with pytest.raises(UserError, match="Unknown matcher 'centred'"):
         MATCHERS.get("centred")

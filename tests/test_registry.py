@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 import textwrap
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +12,8 @@ import torch
 from framework import registry as registry_module
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.interfaces import Guidance, Matcher
-from framework.registry import MATCHERS, REGISTRIES, Registry, import_plugin
+from framework.interfaces import MATCHERS, Guidance, Matcher
+from framework.registry import REGISTRIES, Registry, import_plugin
 from framework.types import Correspondence, Features, Masks
 
 MATCHER = """
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import torch
 from framework.interfaces import Matcher
-from framework.registry import MATCHERS
+from framework.interfaces import MATCHERS
 from framework.types import Correspondence
 
 
@@ -57,9 +59,10 @@ def plugin(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def own() -> Registry:
+def own(monkeypatch) -> Registry:
     """An empty registry of matchers, with nothing to discover."""
-    made = Registry("matcher", "matchers", "Matcher")
+    monkeypatch.setattr(REGISTRIES, "_made", dict(REGISTRIES))
+    made = Registry("matcher", "matchers", Matcher)
     made._discovered = True
     return made
 
@@ -76,6 +79,20 @@ def test_every_kind_has_parts_of_its_interface():
             assert issubclass(cls, each.interface)
             assert cls.name == name
             assert cls.summary(), f"{cls} has no docstring"
+
+
+def test_every_registry_stands_beside_its_interface_and_at_its_former_place():
+    assert list(REGISTRIES) == [
+        "personalizer", "trajectory", "extractor", "mask", "matcher", "injector", "guidance",
+    ]  # fmt: skip
+    assert REGISTRIES["matcher"] is MATCHERS is registry_module.MATCHERS
+    with pytest.raises(ImportError, match="NO_SUCH"):
+        from framework.registry import NO_SUCH  # noqa: F401
+
+
+def test_the_registries_are_there_whatever_is_imported_first():
+    code = "from framework.registry import REGISTRIES; assert len(REGISTRIES) == 7"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
 def test_unknown_name_lists_the_nearest():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from transformers import (
 from framework.config.sampler import SamplerConfig
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.none import NoGuidance
+from framework.interfaces import INJECTORS
+from framework.interfaces.injector import AttentionInputs
 from framework.masks.cross_attention import CrossAttentionMask
-from framework.registry import INJECTORS
 from framework.sampling.cache import Cache
 from framework.sampling.plan import Parts
 from framework.sampling.sampler import Sampler
@@ -206,6 +208,17 @@ def tiny_parts(pipe: DiffusionPipeline, injector: str | None = None, **parts: An
         "guidance": NoGuidance(),
     }
     return Parts(**(defaults | parts))
+
+
+def attention_inputs(tensors: Sequence[torch.Tensor], grid: tuple[int, int]) -> AttentionInputs:
+    """Inputs of an injector.
+
+    Args:
+        tensors: query, key and value of the targets, then of the reference, (B, heads, H * W, d).
+        grid: (H, W).
+    """
+    names = ("query", "key", "value")
+    return AttentionInputs(*tensors[:3], dict(zip(names, tensors[3:], strict=True)), grid=grid)
 
 
 def tiny_sampler(

@@ -1,4 +1,4 @@
-"""Attention processors that let an injector act inside a stock diffusers U-Net.
+"""Attention processors that let others look into and decide attention of a stock diffusers U-Net.
 
 They follow the contract of diffusers' ``AttnProcessor2_0`` for layers on 3D input
 (rows, positions, channels), the only kind in the supported families.
@@ -10,14 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 from framework.errors import UserError
-from framework.interfaces.injector import AttentionInputs
-from framework.sampling.session import Session
-from framework.types import Layout
+from framework.interfaces.layers import Attend, LayerCall, MapObserver
 
 #: Stock processors that compute plain attention from to_q, to_k, to_v; what replaces them is
 #: equivalent when nothing is injected.
@@ -56,20 +53,16 @@ def finish(attn: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
     return output / attn.rescale_output_factor
 
 
-NAMES = ("query", "key", "value")
-
-
-class InjectingProcessor:
-    """Self-attention in which the targets' rows go through the session's injector.
+class AttendingProcessor:
+    """Self-attention whose output somebody else decides.
 
     Args:
-        session: of the sampling call.
+        attend: maps what the layer was given to its attention, (rows, heads, H * W, d).
         name: the layer's path.
     """
 
-    def __init__(self, session: Session, name: str) -> None:
-        self.session = session
-        self.name = name
+    def __init__(self, attend: Attend, name: str) -> None:
+        self.attend, self.name, self.called = attend, name, False
 
     def __call__(
         self,
@@ -80,52 +73,52 @@ class InjectingProcessor:
         temb: Tensor | None = None,
     ) -> Tensor:
         """See diffusers' ``AttnProcessor2_0``."""
+        self.called = True
         hidden = hidden_states
         if attn.group_norm is not None:
             hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
-        tensors = project(attn, hidden)
-        session = self.session
-        session.keep(self.name, dict(zip(NAMES, tensors, strict=True)))
-        if not session.injecting:
-            out = F.scaled_dot_product_attention(*tensors, scale=attn.scale)
-            return finish(attn, out, hidden_states)
-        layout = session.layout
-        reference, target = zip(*map(layout.split, tensors), strict=True)
-        if layout.references:
-            inputs = self.inputs(attn, target, reference, session, layout, hidden.shape[1])
-            out = session.attend(inputs)
-        else:
-            out = self.attend(attn, target, hidden.shape[1])
-        if layout.references:
-            own = F.scaled_dot_product_attention(*reference, scale=attn.scale)
-            out = layout.join(own, out)
-        return finish(attn, out, hidden_states)
+        call = LayerCall(self.name, *project(attn, hidden), hidden, attn.scale)
+        return finish(attn, self.attend(call), hidden_states)
 
-    def attend(self, attn: Attention, target: Sequence[Tensor], positions: int) -> Tensor:
-        """The targets' attention, beside a reference that was evaluated apart from them."""
-        session = self.session
-        reference = tuple(session.recalled(self.name, name) for name in NAMES)
-        return session.attend(
-            self.inputs(attn, target, reference, session, session.layout, positions)
-        )
 
-    @staticmethod
-    def inputs(
+class TapProcessor:
+    """Cross-attention with explicit probabilities where somebody looks at them.
+
+    Several may stand on one layer; the attention is computed once.
+    """
+
+    stacks = True
+
+    def __init__(self, observer: MapObserver, name: str, plain: Any) -> None:
+        inner = plain if isinstance(plain, TapProcessor) else None
+        self.name = name
+        self.observers = [observer] if inner is None else [*inner.observers, observer]
+        self.plain = plain if inner is None else inner.plain
+
+    def __call__(
+        self,
         attn: Attention,
-        target: Sequence[Tensor],
-        reference: Sequence[Tensor],
-        session: Session,
-        layout: Layout,
-        positions: int,
-    ) -> AttentionInputs:
-        """What an injector is given: the reference's tensors, repeated beside each target."""
-        beside = {
-            f"reference_{name}": layout.pair(tensor)
-            if name in session.injector.uses
-            else tensor[:0]
-            for name, tensor in zip(NAMES, reference, strict=True)
-        }
-        return AttentionInputs(*target, **beside, grid=session.grid(positions), scale=attn.scale)
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """See diffusers' ``AttnProcessor2_0``; where nobody looks the layer's own runs."""
+        looking = [
+            observer
+            for observer in self.observers
+            if encoder_hidden_states is not None and observer.wants(hidden_states.shape[1])
+        ]
+        if not looking:
+            return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        query, key, value = project(attn, hidden_states, encoder_hidden_states)
+        rows, heads = query.shape[:2]
+        probabilities = attn.get_attention_scores(
+            query.flatten(0, 1), key.flatten(0, 1), attention_mask
+        ).unflatten(0, (rows, heads))
+        for observer in looking:
+            observer.capture(self.name, probabilities)
+        return finish(attn, probabilities @ value, hidden_states)
 
 
 def require_plain(name: str, processor: Any) -> None:
@@ -165,21 +158,60 @@ def replaced_processors(layers: dict[str, Attention], make: Any) -> Iterator[Non
 
 
 @contextmanager
-def injection(layers: dict[str, Attention], session: Session) -> Iterator[None]:
-    """Let the session's injector act in these layers for the duration of the context."""
-    with replaced_processors(layers, lambda name, old: InjectingProcessor(session, name)):
+def attending(network: nn.Module, layers: dict[str, Attention], attend: Attend) -> Iterator[None]:
+    """Let ``attend`` decide what these self-attention layers give, while the context lasts.
+
+    Raises:
+        UserError: a layer does more than plain attention, or, at an evaluation of the network, does
+            not run its processor, so that nothing would be injected.
+    """
+    with replaced_processors(layers, lambda name, old: AttendingProcessor(attend, name)):
+        processors = [layer.processor for layer in layers.values()]
+        with _witnessed(network, processors):
+            yield
+
+
+@contextmanager
+def _witnessed(network: nn.Module, processors: Sequence[AttendingProcessor]) -> Iterator[None]:
+    """While it lasts every evaluation of the network has to call every one of the processors."""
+
+    def begin(module: nn.Module, args: Any) -> None:
+        for processor in processors:
+            processor.called = False
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        for processor in processors:
+            if not processor.called:
+                raise UserError(
+                    f"Layer '{processor.name}' did not run its attention processor: its forward "
+                    "was replaced, or a step cache skips it, so nothing can be injected there. "
+                    "Load the pipeline afresh, or leave the layer out of injector.layers."
+                )
+
+    hooks = [network.register_forward_pre_hook(begin), network.register_forward_hook(end)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def tapped(layers: dict[str, Attention], observer: MapObserver) -> Iterator[None]:
+    """Show these cross-attention layers' maps to somebody, while the context lasts."""
+    with replaced_processors(layers, lambda name, old: TapProcessor(observer, name, old)):
         yield
 
 
 @contextmanager
-def detached_attention(unet: nn.Module, enabled: bool) -> Iterator[None]:
+def detached_attention(network: nn.Module) -> Iterator[None]:
     """Cut gradients at the output of every attention layer while the context lasts."""
-    hooks = []
+    hooks = [
+        module.register_forward_hook(lambda m, args, out: out.detach())
+        for module in network.modules()
+        if isinstance(module, Attention)
+    ]
     try:
-        if enabled:
-            for module in unet.modules():
-                if isinstance(module, Attention):
-                    hooks.append(module.register_forward_hook(lambda m, args, out: out.detach()))
         yield
     finally:
         for hook in hooks:

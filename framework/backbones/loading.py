@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
+from transformers import PreTrainedTokenizerBase
 
-from framework.backbones.model import FAMILIES
+from framework.backbones.choose import backbone_of, family_of
+from framework.backbones.components import read_network
 from framework.config.page import ModelConfig
 from framework.config.resources import resolve_path
-from framework.errors import UserError
+from framework.errors import UserError, first_line
+from framework.runs.atomic import read_json
 
 logger = logging.getLogger(__name__)
+
+#: Names that must be networks; others are networks where their class is one.
+_NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+_LIBRARIES = ("diffusers", "transformers")
+#: Parts of a pipeline that draw nothing.
+_UNNEEDED = ("feature_extractor", "image_encoder", "safety_checker")
 
 
 def pick_device(name: str) -> torch.device:
@@ -42,42 +53,129 @@ def load_pipeline(config: ModelConfig) -> Any:
     """Load a text-to-image pipeline with diffusers.
 
     Weights are read as safetensors, or from pickled files in torch's weights-only mode; no code of
-    the checkpoint is executed.
+    the checkpoint is executed. Parts that draw nothing (safety checker, picture encoders) may be
+    missing; what draws is complete and finite.
 
     Raises:
         UserError: the folder is missing or is no pipeline, its family is not supported, a file is
-            damaged, or the hub cannot be reached.
+            missing or damaged, or the hub cannot be reached.
     """
     location = resolve_path(config.path)
     source = _existing(config.path, location)
-    try:
-        index = DiffusionPipeline.load_config(source)
-    except Exception as error:
-        raise UserError(
-            f"model.path '{config.path}' cannot be loaded: it is no local folder, and the hub "
-            f"gave: {_last_words(error)} Check the name, or give the path of a diffusers folder."
-        ) from error
-    family = index.get("_class_name", "(none)")
-    supported = {cls.__name__ for cls in FAMILIES.values()}
-    if family not in supported:
-        raise UserError(
-            f"'{config.path}' holds a {family}, which is not supported. Supported: "
-            f"{', '.join(sorted(supported))}."
-        )
+    index = _index(config.path, source)
+    family = family_of(index, config.path)
     arguments: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "variant": config.variant}
     if "safety_checker" in index:
         arguments |= {"safety_checker": None, "requires_safety_checker": False}
+    folder = _local(config, source, arguments)
+    arguments |= {
+        name: None for name in _UNNEEDED if name in index and not (folder / name).is_dir()
+    }
+    arguments |= _networks(config, folder, index)
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, **arguments)
+        pipe = family.load(str(folder), **arguments)
     except Exception as error:
         raise UserError(
-            f"The checkpoint '{config.path}' cannot be loaded: {_last_words(error)}"
+            f"The checkpoint '{config.path}' cannot be loaded: {first_line(error)}."
         ) from error
+    _check_parts(config.path, folder, pipe)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(pick_device(config.device))
     if config.channels_last:
-        pipe.unet.to(memory_format=torch.channels_last)
+        backbone_of(pipe).network.to(memory_format=torch.channels_last)
     return pipe
+
+
+def _index(text: str, source: str) -> dict[str, Any]:
+    """What ``model_index.json`` says."""
+    try:
+        index = DiffusionPipeline.load_config(source)
+    except Exception as error:
+        if Path(source).is_dir():
+            raise UserError(
+                f"model_index.json in '{text}' cannot be read: {first_line(error)}. Give an intact "
+                "copy of the folder."
+            ) from error
+        raise UserError(
+            f"model.path '{text}' cannot be loaded: it is no local folder, and the hub "
+            f"gave: {first_line(error)}. Check the name, or give the path of a diffusers folder."
+        ) from error
+    if not isinstance(index, dict):
+        raise UserError(
+            f"model_index.json in '{text}' is a {type(index).__name__}; expected a mapping. Give "
+            "an intact copy of the folder."
+        )
+    return index
+
+
+def _local(config: ModelConfig, source: str, arguments: Mapping[str, Any]) -> Path:
+    """The folder of a model; from the hub it is downloaded first."""
+    if Path(source).is_dir():
+        return Path(source)
+    options = {key: value for key, value in arguments.items() if key != "dtype"}
+    try:
+        return Path(DiffusionPipeline.download(source, **options))
+    except Exception as error:
+        raise UserError(
+            f"The checkpoint '{config.path}' cannot be fetched from the hub: {first_line(error)}."
+        ) from error
+
+
+def _networks(config: ModelConfig, folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+    """The networks the index names, each read and checked."""
+    found = {}
+    for name, words in index.items():
+        if not isinstance(words, list | tuple) or len(words) != 2 or words[0] is None:
+            continue
+        cls = _class(config.path, name, words)
+        if cls is None or name in _UNNEEDED:
+            continue
+        if not (folder / name).is_dir():
+            raise UserError(
+                f"'{config.path}' has no folder '{name}', which model_index.json names. Give the "
+                "whole folder of the model."
+            )
+        dtype = getattr(torch, config.dtype)
+        found[name] = read_network(cls, folder / name, dtype, config.variant)
+    return found
+
+
+def _class(text: str, name: str, words: Sequence[Any]) -> Any:
+    """The class of a network by the index's words; None if it is something else."""
+    library, named = str(words[0]), str(words[1])
+    cls = getattr(import_module(library), named, None) if library in _LIBRARIES else None
+    if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
+        return cls
+    if name in _NETWORKS:
+        raise UserError(
+            f"model_index.json in '{text}' names {list(words)} as the {name}, which is no network "
+            f"of {' or '.join(_LIBRARIES)}. Mend the entry, or give an intact copy."
+        )
+    return None
+
+
+def _check_parts(text: str, folder: Path, pipe: Any) -> None:
+    """Refuse a tokenizer or scheduler of another kind; say where the scheduler was replaced."""
+    for name in ("tokenizer", "tokenizer_2"):
+        part = getattr(pipe, name, None)
+        if part is None:
+            continue
+        if not isinstance(part, PreTrainedTokenizerBase) or len(part) < 3:
+            raise UserError(
+                f"The {name} of '{text}' is no tokenizer with a vocabulary. Give an intact copy "
+                f"of {folder / name}."
+            )
+    if not isinstance(pipe.scheduler, SchedulerMixin):
+        raise UserError(f"The scheduler of '{text}' is none; give an intact copy.")
+    own = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name")
+    used = type(pipe.scheduler).__name__
+    if own is not None and own != used:
+        logger.warning(
+            "%s says its scheduler is a %s, and model_index.json names %s, which is taken.",
+            folder / "scheduler",
+            own,
+            used,
+        )
 
 
 def _existing(text: str, location: Path) -> str:
@@ -97,8 +195,3 @@ def _existing(text: str, location: Path) -> str:
     if looks_local:
         raise UserError(f"model.path '{text}' does not exist; expected a diffusers folder.")
     return text
-
-
-def _last_words(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

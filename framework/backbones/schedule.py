@@ -1,4 +1,4 @@
-"""The sampling schedule: which schedulers can be followed, and conversions between predictions.
+"""Schedules of diffusion models: which of diffusers' schedulers can be followed, and their levels.
 
 Symbols as in the paper: z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps.
 """
@@ -12,12 +12,13 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor
 
 from framework.config.sampler import SPACINGS
 from framework.errors import UserError, nearest, unknown_name
+from framework.interfaces.levels import Level
+from framework.interfaces.schedule import Schedule
 
-#: Schedulers that are followed: at every evaluation what they show the U-Net has the form of z_t
+#: Schedulers that are followed: at every evaluation what they show the network has the form of z_t
 #: above, at a level that is known beforehand. Some keep their latents in another scale and bring
 #: them to this one with ``scale_model_input``.
 FOLLOWED = (
@@ -34,7 +35,7 @@ FOLLOWED = (
 )
 #: Why others cannot be, by a piece of their names; the first that fits is given.
 REFUSED = {
-    "FlowMatch": "it is for flow-matching models, whose noise levels are others than a U-Net's",
+    "FlowMatch": "it is for flow-matching models, whose noise levels are others than this model's",
     "FlowMap": "it is for flow-map models",
     "EDM": "its noise levels are those of an EDM model, not of discrete timesteps",
     "ConsistencyModels": "it is for consistency models",
@@ -44,7 +45,7 @@ REFUSED = {
 REFUSED |= dict.fromkeys(("DDPM", "SDE", "SASolver", "LCM", "TCD", "RePaint"), REFUSED["Ancestral"])
 #: Those that move by a fixed number of timesteps, whatever the spacing of the evaluations.
 FIXED_STRIDE = ("DDIMScheduler", "PNDMScheduler")
-#: Those that evaluate the U-Net twice at some noise levels.
+#: Those that evaluate the network twice at some noise levels.
 REPEATING = ("PNDMScheduler", "HeunDiscreteScheduler")
 
 
@@ -74,6 +75,11 @@ def make_scheduler(
             f"Prediction type '{config.get('prediction_type')}' is not supported; expected "
             "'epsilon', 'v_prediction' or 'sample'."
         )
+    if "beta_start" not in config and config.get("trained_betas") is None:
+        raise UserError(
+            f"The pipeline's {type(current).__name__} has no betas, so its model's noise levels "
+            f"are not those of a {chosen}; such a model is not supported."
+        )
     cls = getattr(diffusers, chosen)
     known = [key for key in inspect.signature(cls.__init__).parameters if key != "self"]
     # Latents are not in [-1, 1], so nothing is clipped.
@@ -93,7 +99,20 @@ def make_scheduler(
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"Scheduler {chosen} cannot be made with {given}: {error}") from error
     _check_followed(scheduler)
+    _check_end(scheduler)
     return scheduler
+
+
+def _check_end(scheduler: Any) -> None:
+    """Refuse a schedule that ends in pure noise for a model that predicts the noise."""
+    config = scheduler.config
+    if config.prediction_type == "epsilon" and float(scheduler.alphas_cumprod[-1]) < 1e-6:
+        raise UserError(
+            "The noise schedule has zero terminal signal (rescale_betas_zero_snr), and the model "
+            "predicts 'epsilon', which says nothing of the picture there. Set "
+            "rescale_betas_zero_snr to False, or prediction_type to what the model was trained "
+            "for, in the pipeline's scheduler."
+        )
 
 
 def _check_name(chosen: str) -> None:
@@ -132,12 +151,12 @@ def _check_followed(scheduler: Any) -> None:
         raise UserError(
             f"{name} with timestep_spacing 'linspace' is not supported: it moves by a fixed number "
             "of timesteps, which is not the distance of the evaluations then, so that latents are "
-            "not at the noise level the U-Net is told. Use 'leading' or 'trailing'."
+            "not at the noise level the network is told. Use 'leading' or 'trailing'."
         )
 
 
-def levels_of(scheduler: Any) -> list[float]:
-    """abar in [0, 1) of what each evaluation shows the U-Net; the timesteps must be set.
+def alpha_bars(scheduler: Any) -> list[float]:
+    """abar in [0, 1) of what each evaluation shows the network; the timesteps must be set.
 
     Read off the scheduler's own noise levels where it keeps them (they may lie between the model's
     timesteps, as Karras's do), else off its timesteps.
@@ -179,44 +198,6 @@ def final_alpha_bar(scheduler: Any) -> float:
     return float(1 / (1 + scheduler.sigmas[-1] ** 2))
 
 
-def to_eps(output: Tensor, latents: Tensor, abar: float, prediction_type: str) -> Tensor:
-    """Noise eps from a model output of any prediction type; shapes are equal."""
-    if prediction_type == "epsilon":
-        return output
-    if prediction_type == "v_prediction":
-        return abar**0.5 * output + (1 - abar) ** 0.5 * latents
-    return (latents - abar**0.5 * output) / (1 - abar) ** 0.5
-
-
-def from_eps(eps: Tensor, latents: Tensor, abar: float, prediction_type: str) -> Tensor:
-    """Inverse of :func:`to_eps`."""
-    if prediction_type == "epsilon":
-        return eps
-    if prediction_type == "v_prediction":
-        return (eps - (1 - abar) ** 0.5 * latents) / abar**0.5
-    return (latents - (1 - abar) ** 0.5 * eps) / abar**0.5
-
-
-def predicted_clean(eps: Tensor, latents: Tensor, abar: float) -> Tensor:
-    """z0_hat = (z_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)."""
-    return (latents - (1 - abar) ** 0.5 * eps) / abar**0.5
-
-
-def clean_from(output: Tensor, latents: Tensor, abar: float, prediction_type: str) -> Tensor:
-    """z0_hat from a model output of any prediction type; defined at abar = 0 where the type is."""
-    if prediction_type == "epsilon":
-        return predicted_clean(output, latents, abar)
-    if prediction_type == "v_prediction":
-        return abar**0.5 * latents - (1 - abar) ** 0.5 * output
-    return output
-
-
-def ddim_step(eps: Tensor, latents: Tensor, abar: float, abar_next: float) -> Tensor:
-    """Deterministic DDIM move from abar to abar_next (either direction)."""
-    clean = predicted_clean(eps, latents, abar)
-    return abar_next**0.5 * clean + (1 - abar_next) ** 0.5 * eps
-
-
 def timesteps_of(scheduler: Any, steps: int, device: torch.device) -> list[float]:
     """Set the number of steps and return the diffusion time of every evaluation, noisiest first.
 
@@ -243,8 +224,41 @@ def timesteps_of(scheduler: Any, steps: int, device: torch.device) -> list[float
 
 def _descends(name: str, scheduler: Any) -> bool:
     """Whether noise falls from each evaluation to the next."""
-    levels = levels_of(scheduler)
+    levels = alpha_bars(scheduler)
     pairs = list(zip(levels, levels[1:], strict=False))
     if name in REPEATING:
         return all(earlier <= later for earlier, later in pairs)
     return all(earlier < later for earlier, later in pairs)
+
+
+def schedule_of(
+    current: Any,
+    steps: int,
+    device: torch.device,
+    scheduler: str = "keep",
+    spacing: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Schedule:
+    """A diffusion model's schedule under one of diffusers' schedulers.
+
+    Args:
+        current: the pipeline's own scheduler.
+        steps: how many steps.
+        device: of the timesteps.
+        scheduler: see :func:`make_scheduler`, as the other two.
+        spacing: likewise.
+        options: likewise.
+
+    Raises:
+        UserError: the scheduler cannot be followed, or takes no such options or steps.
+    """
+    made = make_scheduler(scheduler, current, spacing, options)
+    times = timesteps_of(made, steps, device)
+    return Schedule(
+        scheduler=made,
+        timesteps=times,
+        levels=[Level.of_alpha_bar(abar) for abar in alpha_bars(made)],
+        final_level=Level.of_alpha_bar(final_alpha_bar(made)),
+        level_at=lambda time: Level.of_alpha_bar(alpha_bar(made, time)),
+        prediction=str(made.config.prediction_type),
+    )

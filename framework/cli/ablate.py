@@ -16,8 +16,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from framework.errors import check_range
+
 if TYPE_CHECKING:
     from framework.experiments.plan import Plan
+    from framework.runs.folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,44 +45,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, score, tabulate."""
+    from framework.experiments.evaluate import print_results
     from framework.experiments.plan import load_plan
+    from framework.experiments.ranks import first_rank
+    from framework.experiments.run import check_machine, run_experiment
 
+    check_range("--timed", args.timed, 0)
     plan = load_plan(args.plan, args.overrides)
-    folder = default_folder(plan, args.output)
+    place = run_folder(plan, args.output)
     if args.dry_run:
         from framework.experiments.estimate import describe
 
-        print(describe(plan, folder, args.timed))
+        check_machine(plan)
+        print(describe(plan, place, args.timed))
         return 0
-    from framework.experiments.run import first_rank, run_plan
-
-    if first_rank() and not args.no_scores:
-        check_encoders(plan)
-    drawn = run_plan(plan, folder)
+    drawn, found = run_experiment(plan, place, scored=not args.no_scores)
     if not first_rank():
         return 0
-    print(f"{drawn} picture(s) drawn, {len(plan.cells)} in {folder / 'images'}")
-    if args.no_scores:
-        return 0
-    from framework.experiments.evaluate import evaluate_run, print_results
-
-    print_results(evaluate_run(plan, folder), folder)
+    print(f"{drawn} picture(s) drawn, {len(plan.cells)} in {place.path}")
+    print_results(found, place.path)
     return 0
 
 
-def check_encoders(plan: Plan) -> None:
-    """Load what will score the pictures once, so that what is missing is said before the drawing.
+def run_folder(plan: Plan, output: str | None) -> RunFolder:
+    """The run folder of a plan: the one given, or the next one by itself."""
+    from framework.experiments.folder import plan_folder
 
-    Raises:
-        UserError: an encoder cannot be loaded.
-    """
-    from framework.metrics.loading import load_encoders
-    from framework.metrics.protocols import protocol
-
-    for name in plan.protocols:
-        load_encoders(protocol(name).apply(plan.config.evaluation))
-
-
-def default_folder(plan: Plan, output: str | None) -> Path:
-    """The run folder of a plan."""
-    return Path(output or Path("runs/ablate") / plan.name).expanduser()
+    if output is not None:
+        return plan_folder(output, plan)
+    return plan_folder(Path("runs/ablate") / plan.name, plan).free()

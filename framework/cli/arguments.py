@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,11 +13,27 @@ if TYPE_CHECKING:
     from framework.config.page import Config
 
 
+_NARROWEST = 30
+
+
+class HelpText(argparse.HelpFormatter):
+    """Paragraphs filled to the terminal's width; what is indented, the examples, as it stands."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks: list[str] = []
+        for paragraph in text.split("\n\n"):
+            if any(line.startswith(" ") for line in paragraph.splitlines()):
+                blocks.append(paragraph)
+            else:
+                blocks.append(textwrap.fill(" ".join(paragraph.split()), max(width, _NARROWEST)))
+        return "\n\n".join(blocks)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one sentence, with the nearest known option."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", HelpText)
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:

@@ -1,7 +1,7 @@
 """What an image costs beside the plain diffusers pipeline, for several numbers of targets.
 
-FLOPs (torch's counter), U-Net rows and memory are counted without computing, exactly: from runs of
-a few steps, as every step of one kind costs the same. Time is measured in whole runs, on the
+FLOPs (torch's counter), network rows and memory are counted without computing, exactly: from runs
+of a few steps, as every step of one kind costs the same. Time is measured in whole runs, on the
 configured model. The second model has random weights and Stable Diffusion 1.5's true dimensions.
 
 With --processes it measures something else: how many images a second so many processes of an
@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from framework.cli.results import versions
     from framework.costs.report import KEY, markdown, table, verdicts, with_ratios
     from framework.runs.atomic import write_atomic
+    from framework.runs.machine import versions
     from framework.runs.progress import no_progress
 
     folder = Path(args.output or config.output or OUTPUT).expanduser()
@@ -156,13 +156,14 @@ def run_throughput(config: Config, args: argparse.Namespace) -> int:
 
 def measure(name: str, config: Config, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm of one model for every number of targets, per image."""
+    from framework.backbones.choose import backbone_of
     from framework.costs.costs import ARMS, PLAIN, counted, for_targets, timed
     from framework.costs.models import configured, sd15
 
     clock = args.time == "all" or (args.time == "configured" and name == "configured")
     subject: Subject = configured(config) if name == "configured" else sd15(config, random=clock)
     steps = args.steps or subject.config.sampler.num_inference_steps
-    device = next(subject.pipe.unet.parameters()).device
+    device = backbone_of(subject.pipe).device
     arms = [PLAIN, *ARMS]
     times: dict[int, dict[str, Time]] = {}
     if clock:

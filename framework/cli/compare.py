@@ -14,8 +14,8 @@ examples:
 from __future__ import annotations
 
 import argparse
-import logging
-from dataclasses import dataclass, replace
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,13 @@ from framework.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from framework.config.page import Config
-    from framework.types import Concept
-
-logger = logging.getLogger(__name__)
+    from framework.experiments.arms import Pair
+    from framework.experiments.plan import Plan
 
 CONFIG = "compare"
 ALL = "all"
+#: Where a method's pictures go, if there are several.
+METHOD = "{method}/"
 METHODS = ("textual_inversion", "dreambooth", "dreambooth_lora", "custom_diffusion")
 
 
@@ -49,35 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
 
 
-@dataclass(frozen=True)
-class Task:
-    """One concept to be learned by one method.
-
-    Attributes:
-        method: name of the personalizer.
-        concept: the concept, under the word the method gives it.
-        config: its configuration.
-        folder: where everything of it goes.
-    """
-
-    method: str
-    concept: Concept
-    config: Config
-    folder: Path
-
-
 def run(args: argparse.Namespace) -> int:
     """Learn and draw everything, score everything, write, print."""
     from framework.config.page import load_config
 
-    sources = [CONFIG, *(args.config or [])]
-    config = load_config(sources, args.overrides)
+    words = [text for text in args.overrides if not text.startswith("run.")]
+    config = load_config([CONFIG, *(args.config or [])], words)
     config = replace(config, output=args.output or config.output)
-    from framework.backbones.loading import load_pipeline
-    from framework.experiments.compare import check_prompts, rehearse
-    from framework.experiments.two_pass import RESULT, judge_identity
-    from framework.metrics.loading import load_encoders
-    from framework.runs.folder import open_run
+    from framework.experiments.arms import arms_plan
+    from framework.experiments.ranks import first_rank
+    from framework.experiments.run import run_experiment
+    from framework.runs.folder import config_folder
     from framework.training.personalize import one_device
 
     names = chosen_names(args.concepts, config)
@@ -86,52 +69,44 @@ def run(args: argparse.Namespace) -> int:
             "compare learns every concept of a library itself; leave out concept.weights and "
             "concept.path, and give concept.library if it is your own."
         )
-    folder = Path(config.output or "runs/compare").expanduser()
-    configs = {config.personalizer["name"]: config}
-    if args.personalizers is not None:
-        configs = {
-            method: replace(
-                load_config(sources, [f"personalizer={method}", *args.overrides]),
-                output=config.output,
-            )
-            for method in chosen_methods(args.personalizers)
-        }
-    for method, each in configs.items():
+    configs = method_configs(args, words) if args.personalizers is not None else {}
+    for each in configs.values() or [config]:
         one_device(each)
-        if each.personalizer["name"] != method:
+    plan = arms_plan(
+        config,
+        names,
+        name="compare",
+        layout=(METHOD if configs else "") + "concepts/{concept}/images/{arm}/{prompt}-{seed}.png",
+        methods={name: each.personalizer for name, each in configs.items()} or None,
+        overrides=[text for text in args.overrides if text.startswith("run.")],
+    )
+    place = config_folder(config, "runs/compare")
+    if first_rank():
+        _check_fresh(place.path, args.resume)
+    run_experiment(plan, place)
+    if first_rank():
+        _report(plan, place.path, list(configs))
+    return 0
+
+
+def method_configs(args: argparse.Namespace, words: list[str]) -> dict[str, Config]:
+    """The configuration of each method of ``--personalizers``, with its own settings.
+
+    Raises:
+        UserError: one is not known, or the configuration names another.
+    """
+    from framework.config.page import load_config
+
+    found = {}
+    for method in chosen_methods(args.personalizers):
+        sources = [CONFIG, *(args.config or [])]
+        found[method] = load_config(sources, [f"personalizer={method}", *words])
+        if found[method].personalizer["name"] != method:
             raise UserError(
                 f"--personalizers has '{method}' and the configuration says personalizer="
-                f"{each.personalizer['name']}; give one of the two."
+                f"{found[method].personalizer['name']}; give one of the two."
             )
-    tasks = list(_tasks(configs, names, folder, several=args.personalizers is not None))
-    logger.info("Loading the models ...")
-    pipe = load_pipeline(config.model)
-    for task in tasks:
-        check_prompts(pipe, task.concept, task.config)
-        task.config.part("personalizer").check(pipe, task.concept)
-    rehearse(pipe, tasks[0].concept, config)
-    encoders = load_encoders(config.evaluation, pipe.device)
-    open_run(folder, config)
-    for root, each in {t.folder.parents[1]: configs[t.method] for t in tasks}.items():
-        if root != folder:
-            open_run(root, each)
-    _check_fresh(folder, args.resume)
-    for name in ("results.json", "table.md"):
-        (folder / name).unlink(missing_ok=True)
-    _draw_all(pipe, tasks)
-    judge = judge_identity(config.evaluation)
-    reports: dict[str, dict[str, Any]] = {}
-    for task in tasks:
-        report = _score(task, encoders, judge)
-        reports.setdefault(task.method, {})[task.concept.name] = report
-    assert all((task.folder / RESULT).is_file() for task in tasks)
-    if args.personalizers is None:
-        _report(next(iter(reports.values())), folder)
-    else:
-        from framework.cli.methods import report_methods
-
-        report_methods(reports, folder)
-    return 0
+    return found
 
 
 def chosen_methods(text: str) -> list[str]:
@@ -140,7 +115,7 @@ def chosen_methods(text: str) -> list[str]:
     Raises:
         UserError: none is given, or one is not known.
     """
-    from framework.registry import PERSONALIZERS
+    from framework.interfaces import PERSONALIZERS
 
     if text == ALL:
         return list(METHODS)
@@ -150,42 +125,6 @@ def chosen_methods(text: str) -> list[str]:
     for name in names:
         PERSONALIZERS.get(name)
     return names
-
-
-def _tasks(configs: dict[str, Config], names: list[str], folder: Path, several: bool) -> Any:
-    """Every concept with every method, so that an interrupted run has whole concepts."""
-    from framework.concepts.folders import load_concept
-
-    for name in names:
-        for method, config in configs.items():
-            root = folder / method.replace(":", ".") if several else folder
-            own = replace(config, concept=replace(config.concept, name=name))
-            yield Task(method, load_concept(own), own, root / "concepts" / name)
-
-
-def _draw_all(pipe: Any, tasks: list[Task]) -> None:
-    """First pass."""
-    from framework.experiments.two_pass import draw_concept, drawn
-
-    for place, task in enumerate(tasks, start=1):
-        title = f"{place}/{len(tasks)}  {task.concept.name} ({task.method})"
-        if drawn(task.folder, task.concept, task.config) is not None:
-            logger.info("%s is drawn and kept", title)
-            continue
-        logger.info("%s", title)
-        draw_concept(pipe, task.concept, task.config, task.folder)
-
-
-def _score(task: Task, encoders: Any, judge: str) -> dict[str, Any]:
-    """Second pass of one task, unless this judge has scored it."""
-    from framework.cli.results import write_grid
-    from framework.experiments.two_pass import finished, score_concept
-
-    report = finished(task.folder, task.concept, task.config, judge)
-    if report is None:
-        report, comparison = score_concept(task.concept, task.config, encoders, judge, task.folder)
-        write_grid(comparison, report, task.folder)
-    return report
 
 
 def chosen_names(text: str, config: Config) -> list[str]:
@@ -214,44 +153,90 @@ def chosen_names(text: str, config: Config) -> list[str]:
 
 
 def _check_fresh(folder: Path, resume: bool) -> None:
-    done = sorted({path.parent.name for path in folder.glob("**/concepts/*/drawn.json")})
+    done = sorted({path.parents[2].name for path in folder.glob("**/concepts/*/images/*/*.json")})
     if done and not resume:
         raise UserError(
-            f"The output folder '{folder}' already has {len(done)} finished concept(s) "
+            f"The output folder '{folder}' already has pictures of {len(done)} concept(s) "
             f"({', '.join(done[:3])}{', ...' if len(done) > 3 else ''}). Add --resume to keep them "
             "and go on, or give another --output."
         )
 
 
-def _report(reports: dict[str, Any], folder: Path) -> None:
+def _report(plan: Plan, folder: Path, methods: list[str]) -> None:
+    """Write each concept's ``result.json`` and ``grid.png``, then the tables; print them."""
+    from framework.experiments.arm_tables import (
+        concepts_table,
+        mean_seconds,
+        means_of,
+        methods_table,
+        plain_means,
+        sentences,
+        verdict,
+    )
+    from framework.experiments.arms import read_pairs, results_of
+    from framework.runs.atomic import write_atomic
+    from framework.runs.machine import hardware, versions
+
+    reports: dict[str, dict[str, Any]] = {}
+    for pair in read_pairs(plan, folder):
+        reports.setdefault(pair.method, {})[pair.concept] = _write_concept(plan, pair, folder)
+    means = {method: means_of(results_of(plan, folder, method)) for method in reports}
+    about = {"versions": versions(), "hardware": hardware()}
+    said: list[str] = []
+    if methods:
+        table = methods_table(reports, means)
+        content: dict[str, Any] = {
+            "methods": {
+                method: {
+                    "concepts": reports[method],
+                    "mean": plain_means(means[method]),
+                    "seconds": mean_seconds(list(reports[method].values())),
+                }
+                for method in reports
+            }
+        }
+    else:
+        ((method, found),) = reports.items()
+        table, said = concepts_table(found, means[method]), sentences(means[method])
+        content = {
+            "concepts": found,
+            "mean": plain_means(means[method]),
+            "verdict": verdict(means[method]),
+        }
+    said.append(f"On {about['hardware']}.")
+    write_atomic(folder / "table.md", table + "\n" + "\n".join(said) + "\n")
+    write_atomic(folder / "results.json", json.dumps(content | about, indent=2) + "\n")
+    _print(table, said, folder, 140 if methods else None)
+
+
+def _print(table: str, said: list[str], folder: Path, width: int | None) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from framework.cli.results import versions, write_json
-    from framework.experiments.compare import BASELINE, LABELS, TREATED
-    from framework.metrics.tables import markdown
-    from framework.metrics.verdict import pool, sentences, verdict
-    from framework.runs.atomic import write_atomic
-
-    pooled = pool(reports, BASELINE, TREATED)
-    said = sentences(pooled, BASELINE, TREATED)
-    table = markdown(reports, pooled, LABELS)
-    write_atomic(folder / "table.md", (table + "\n" + "\n".join(said) + "\n").encode())
-    write_json(
-        folder / "results.json",
-        {
-            "concepts": reports,
-            "mean": {
-                key: {name: estimate.to_dict() for name, estimate in values.items()}
-                for key, values in pooled.items()
-            },
-            "verdict": verdict(pooled, BASELINE),
-            "versions": versions(),
-        },
-    )
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=width)
     console.print(Markdown(table))
     for sentence in said:
         console.print(sentence, soft_wrap=True)
-    for name in ("table.md", "results.json", "concepts/"):
-        console.print(f"  {folder / name}", soft_wrap=True)
+    for name in ("table.md", "results.json", "concepts/", "report.html"):
+        if (folder / name).exists():
+            console.print(f"  {folder / name}", soft_wrap=True)
+
+
+def _write_concept(plan: Plan, pair: Pair, folder: Path) -> dict[str, Any]:
+    """One concept's report; its files are left alone if nothing has changed."""
+    from framework.experiments.arm_pictures import write_grid
+    from framework.runs.atomic import write_atomic
+
+    place = (folder / pair.cells["baseline"][0].file).parents[2]
+    report = pair.report()
+    text = json.dumps(report, indent=2) + "\n"
+    note, grid = place / "result.json", place / "grid.png"
+    if not note.is_file() or note.read_text(encoding="utf-8") != text or not grid.is_file():
+        (subject,) = {
+            id(s.subject): s.subject
+            for s in plan.settings
+            if (s.concept, s.config.personalizer["name"]) == (pair.concept, pair.method)
+        }.values()
+        write_grid(pair, subject, report, folder, grid)
+        write_atomic(note, text)
+    return report

@@ -1,4 +1,9 @@
-"""Print the configuration a command with these arguments would use, checked and complete."""
+"""Print the configuration a command with these arguments would use, checked and complete.
+
+examples:
+  dreammatcher config --config presets/official
+  dreammatcher config --config models/sd1 matcher=mutual_nn sampler.num_inference_steps=30
+"""
 
 from __future__ import annotations
 

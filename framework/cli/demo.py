@@ -1,7 +1,7 @@
 """The whole method on one concept: learn it, draw it with and without DreamMatcher, compare.
 
-Without arguments it takes a bundled concept and the bundled models. Weights that an identical run
-has learned into the same folder are used again.
+Without arguments it takes a bundled concept and the bundled models. The same command again keeps
+what is learned and drawn; another configuration goes to a folder of its own.
 
 examples:
   dreammatcher demo
@@ -12,6 +12,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from dataclasses import replace
@@ -23,14 +24,14 @@ from framework.errors import UserError
 
 if TYPE_CHECKING:
     from framework.config.page import Config
-    from framework.experiments.compare import Comparison
-    from framework.metrics.scale import Scale
     from framework.types import Concept
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "demo"
 METRICS = "metrics.json"
+#: Pictures whose matches are shown: the first seed of so many prompts.
+SHOWN_MATCHES = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,44 +48,34 @@ def run(args: argparse.Namespace) -> int:
     """Learn, draw, score, write, print."""
     begun = time.perf_counter()
     config = demo_config(args)
-    from framework.backbones.loading import load_pipeline
     from framework.concepts.folders import load_concept
-    from framework.experiments.compare import check_prompts, compare_arms, rehearse
-    from framework.metrics.judge import Judge
-    from framework.metrics.loading import load_encoders
-    from framework.metrics.scale import other_concepts
-    from framework.runs.folder import open_run
-    from framework.training.personalize import learn, one_device, plug_in
+    from framework.experiments.arms import arms_plan, learned_before
+    from framework.experiments.run import run_experiment
+    from framework.runs.folder import config_folder
+    from framework.training.personalize import one_device
 
     one_device(config)
     concept = load_concept(config)
     if config.concept.path is not None and config.model.path in config.model.notes:
         logger.warning("Note: %s", config.model.notes[config.model.path])
-    logger.info("Loading the models ...")
-    pipe = load_pipeline(config.model)
-    check_prompts(pipe, concept, config)
-    rehearse(pipe, concept, config)
-    judge = Judge(load_encoders(config.evaluation, pipe.device), concept, config.evaluation.text)
-    folder = open_run(_folder(config, concept), config)
-    (folder / METRICS).unlink(missing_ok=True)
-
-    logger.info("Learning '%s' from %d picture(s) ...", concept.phrase, len(concept.images))
-    learned = learn(pipe, concept, config, folder / "personalizer")
-    if learned.reused:
-        logger.info("Its weights are there already and are used again.")
-    restore = plug_in(pipe, learned.path, concept, config)
-    try:
-        logger.info("Drawing %d picture(s) with either arm ...", _count(config))
-        from framework.cli.results import traced_cells
-
-        comparison = compare_arms(pipe, concept, config, judge=judge, traced=traced_cells(config))
-    finally:
-        restore()
-    scales = judge.scales(other_concepts(config.concept.library, concept))
-    seconds = {"training": learned.seconds, "training_reused": learned.reused}
-    seconds |= {f"sampling_{name}": arm.seconds for name, arm in comparison.arms.items()}
-    report = _write(comparison, scales, config, folder, seconds, begun)
-    _print(report, concept, folder)
+    own = {key: getattr(config.concept, key) for key in ("path", "class_name")}
+    plan = arms_plan(
+        config,
+        {concept.name: {key: value for key, value in own.items() if value is not None}},
+        name=f"demo of {concept.name}",
+        layout="images/{arm}/{prompt}-{seed}.png",
+        run={
+            "devices": "auto" if ":" in config.model.device else 1,
+            "threads": None,
+            "flows": SHOWN_MATCHES,
+        },
+    )
+    place = config_folder(config, Path("runs/demo") / concept.name)
+    reused = learned_before(plan, place.path)
+    logger.info("'%s', %d picture(s) of it ...", concept.phrase, len(concept.images))
+    run_experiment(plan, place)
+    report = _write(plan, concept, place.path, reused, begun)
+    _print(report, concept, place.path)
     return 0
 
 
@@ -108,61 +99,38 @@ def demo_config(args: argparse.Namespace) -> Config:
     return replace(config, output=args.output or config.output)
 
 
-def _folder(config: Config, concept: Concept) -> Path:
-    return Path(config.output or Path("runs/demo") / concept.name).expanduser()
-
-
-def _count(config: Config) -> int:
-    return len(config.prompts) * len(config.seeds)
-
-
-def _write(
-    comparison: Comparison,
-    scales: dict[str, Scale],
-    config: Config,
-    folder: Path,
-    seconds: dict[str, Any],
-    begun: float,
-) -> dict[str, Any]:
+def _write(plan: Any, concept: Concept, folder: Path, reused: bool, begun: float) -> dict[str, Any]:
     """Pictures first, ``metrics.json`` last: a folder that has it is complete."""
-    from framework.cli.results import (
-        versions,
-        write_grid,
-        write_images,
-        write_json,
-        write_matches,
-    )
     from framework.concepts.text import fill
-    from framework.experiments.compare import BASELINE, TREATED
-    from framework.metrics.summary import summarise
+    from framework.experiments.arm_pictures import write_grid, write_matches
+    from framework.experiments.arms import read_pairs
+    from framework.runs.atomic import write_atomic
+    from framework.runs.machine import hardware, versions
 
-    concept = comparison.concept
-    scores = {name: arm.scores for name, arm in comparison.arms.items()}
-    report = summarise(scores, scales, BASELINE, TREATED)
-    write_images(comparison, folder)
-    write_grid(comparison, report, folder)
-    write_matches(comparison, config, folder)
-    seconds["total"] = time.perf_counter() - begun
+    (pair,) = read_pairs(plan, folder)
+    report = pair.report()
+    write_grid(pair, concept, report, folder, folder / "grid.png")
+    write_matches(pair, concept, plan.config.sampler.num_inference_steps, folder)
+    seconds = report["seconds"] | {
+        "training_reused": reused,
+        "total": time.perf_counter() - begun,
+    }
     report |= {
         "concept": {"name": concept.name, "phrase": concept.phrase},
         "cells": [
-            {"file": cell.file, "prompt": fill(cell.prompt, concept), "seed": cell.seed}
-            for cell in comparison.cells
+            cell | {"file": Path(cell["file"]).name, "prompt": fill(cell["prompt"], concept)}
+            for cell in report["cells"]
         ],
-        "seconds": {
-            key: round(value, 2) if isinstance(value, float) else value
-            for key, value in seconds.items()
-        },
+        "seconds": {k: round(v, 2) if isinstance(v, float) else v for k, v in seconds.items()},
         "versions": versions(),
+        "hardware": hardware(),
     }
-    write_json(folder / METRICS, report)
+    write_atomic(folder / METRICS, json.dumps(report, indent=2) + "\n")
     return report
 
 
 def _print(report: dict[str, Any], concept: Concept, folder: Path) -> None:
     from rich.console import Console
-
-    from framework.cli.results import table_of
 
     console = Console(highlight=False)
     console.print(table_of(report, f"{concept.phrase}: baseline against DreamMatcher"))
@@ -173,12 +141,38 @@ def _print(report: dict[str, Any], concept: Concept, folder: Path) -> None:
     learned = "reused" if times["training_reused"] else f"{times['training']:.0f} s"
     console.print(
         f"Learning {learned}, baseline {times['sampling_baseline']:.0f} s, DreamMatcher "
-        f"{times['sampling_dreammatcher']:.0f} s, in all {times['total']:.0f} s."
+        f"{times['sampling_dreammatcher']:.0f} s, in all {times['total']:.0f} s. "
+        f"On {report['hardware']}.",
+        soft_wrap=True,
     )
     for name, text in (
         ("grid.png", "references, baseline, DreamMatcher"),
         ("matches.png", "what was matched where"),
         ("metrics.json", "all numbers"),
         ("images/", "every picture"),
+        ("report.html", "all of it on a page"),
     ):
         console.print(f"  {folder / name}  ({text})", soft_wrap=True)
+
+
+def table_of(report: dict[str, Any], title: str) -> Any:
+    """One concept's similarities of both arms, their difference and the places on the scale."""
+    from rich.table import Table
+
+    from framework.experiments.arms import BASELINE, LABELS, TREATED
+    from framework.metrics.panel import SIMILARITIES
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("similarity")
+    for name in (LABELS[BASELINE], LABELS[TREATED], "difference", "on the scale"):
+        table.add_column(name, justify="right")
+    for name, words in SIMILARITIES.items():
+        scaled = [report[arm]["scaled"].get(name) for arm in (BASELINE, TREATED)]
+        table.add_row(
+            words,
+            f"{report[BASELINE][name]:.3f}",
+            f"{report[TREATED][name]:.3f}",
+            f"{report['difference'][name]:+.3f}",
+            "" if None in scaled else f"{scaled[0]:.2f} → {scaled[1]:.2f}",
+        )
+    return table

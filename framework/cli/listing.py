@@ -1,28 +1,26 @@
-"""List every registered part: its summary; its options, each with type, meaning, default."""
+"""List every registered part: its summary; its options, each with type, meaning, default.
+
+examples:
+  dreammatcher list
+  dreammatcher list matcher --plugin my_matcher
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from framework.errors import unknown_name
-
-#: What each kind turns into what, in data-flow order.
-ROLES = {
-    "personalizer": "a few images of a concept -> something the pipeline can load",
-    "trajectory": "reference image -> its latent at every step",
-    "extractor": "activations of target and reference -> descriptors",
-    "mask": "where the concept is, in target and reference",
-    "matcher": "descriptors -> flow and confidence",
-    "injector": "attention of both + matches -> the target's attention",
-    "guidance": "predicted clean target + warped reference -> corrected noise",
-}
+from framework.errors import shown, unknown_name
+from framework.options import default_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("kind", nargs="?", help=f"only this kind: {', '.join(ROLES)}")
+    parser.add_argument("kind", nargs="?", help="only this kind, e.g. matcher")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="import this module first"
@@ -35,7 +33,6 @@ def collect(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
     Raises:
         UserError: there is no such kind.
     """
-    from framework.options import describe_options
     from framework.registry import REGISTRIES
 
     if kind is not None and kind not in REGISTRIES:
@@ -49,13 +46,34 @@ def collect(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
                 "class": f"{cls.__module__}:{cls.__qualname__}",
                 "options": [
                     dict(zip(("name", "type", "default", "help"), row, strict=True))
-                    for row in describe_options(cls)
+                    for row in describe_options(cls.config_class())  # type: ignore[attr-defined]
                 ],
             }
             for name, cls in REGISTRIES[each].items()
         ]
         for each in kinds
     }
+
+
+def describe_options(config: type) -> list[tuple[str, str, str, str]]:
+    """Rows (name, type, default, help) of an option dataclass, such as a part's."""
+    rows = []
+    for item in fields(config):
+        about: Mapping[str, Any] = {"low": None, "high": None, **item.metadata}
+        kind = item.type if isinstance(item.type, str) else inspect.formatannotation(item.type)
+        if about.get("part"):
+            kind = f"{about['part']}s" if about["several"] else about["part"]
+        low, high = about["low"], about["high"]
+        notes = []
+        if low is not None and high is not None:
+            notes = [f"({low:g} to {high:g})"]
+        elif low is not None or high is not None:
+            notes = [f"(at least {low:g})" if low is not None else f"(at most {high:g})"]
+        if about.get("choices"):
+            notes.append(f"(one of {', '.join(map(str, about['choices']))})")
+        text = " ".join(filter(None, [about.get("help", ""), *notes]))
+        rows.append((item.name, str(kind), shown(default_of(item)), text))
+    return rows
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,10 +94,12 @@ def _print(found: dict[str, list[dict[str, Any]]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from framework.registry import REGISTRIES
+
     console = Console(highlight=False)
     with console.capture() as captured:
         for kind, parts in found.items():
-            console.print(Text.assemble((kind, "bold underline"), f"  {ROLES.get(kind, '')}"))
+            console.print(Text.assemble((kind, "bold underline"), f"  {REGISTRIES[kind].role}"))
             for part in parts:
                 console.print(*_entry(part))
             console.print()

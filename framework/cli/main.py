@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,46 +14,17 @@ from types import ModuleType
 
 from framework import __version__
 from framework.cli.arguments import Parser, add_common
+from framework.cli.commands import ABOUT, COMMANDS, PROGRAM, Commands, usage
+from framework.cli.failures import worded
 from framework.cli.quiet import hush_loading, quieted
+from framework.cli.streams import discard_output, printable
 from framework.errors import UserError, nearest
+from framework.runs.interrupts import Terminations, terminations
 
-Commands = dict[str, tuple[str, str]]
-
-ABOUT = "Text-to-image personalization by semantic matching. --version prints the version."
 FLAGS = ("--debug", "--quiet")
-#: Command -> module with ``add_arguments(parser)`` and ``run(args)`` (or with ``COMMANDS`` of
-#: its own), and its one line of help.
-COMMANDS: Commands = {
-    "demo": ("framework.cli.demo", "the whole method on a bundled concept: train, draw, compare"),
-    "train": ("framework.cli.train", "teach a model a concept from its pictures"),
-    "train-matcher": ("framework.cli.train_matcher", "train the head of the learned matcher"),
-    "sample": ("framework.cli.sample", "draw prompts with a configuration"),
-    "compare": ("framework.cli.compare", "baseline against DreamMatcher over many concepts"),
-    "match-bench": ("framework.cli.match_bench", "PCK of extractors and matchers, known truth"),
-    "ablate": ("framework.cli.ablate", "draw, score and tabulate the variants of a plan"),
-    "evaluate": ("framework.cli.evaluate", "score an ablation, or any folder of images"),
-    "submit": ("framework.cli.submit", "draw a plan as SLURM jobs"),
-    "inspect": ("framework.cli.inspect", "what the method saw, a page for each chosen step"),
-    "bench": ("framework.cli.bench", "what an image costs: FLOPs, memory, time"),
-    "list": ("framework.cli.listing", "every registered part with its options"),
-    "config": ("framework.cli.config", "print the resolved configuration"),
-    "world": ("framework.cli.world", "the embedded world: preview, render, pretrain, evaluate"),
-}
-INTERRUPTED = 130
-BAD_INPUT = 2
-
-
-def usage(prog: str, about: str, commands: Commands) -> str:
-    """Help text of a program with commands."""
-    width = max(map(len, commands)) + 2
-    lines = "\n".join(f"  {name:<{width}}{text}" for name, (_, text) in commands.items())
-    return (
-        f"usage: {prog} COMMAND [options] [key=value ...]\n\n{about}\n\ncommands:\n{lines}\n\n"
-        "options of every command:\n"
-        "  --help    what the command takes\n"
-        "  --quiet   no progress bars, warnings only\n"
-        "  --debug   tracebacks and all messages\n"
-    )
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+_KEPT = "what was finished is kept, and the same command goes on from there."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,48 +34,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``dreammatcher``; None takes them from the process.
 
     Returns:
-        The exit status: 0, 2 for input that cannot be used, 130 after an interruption.
+        The exit status: 0; 1 after a fault of the program's own or of the machine's; 2 for input
+        that cannot be used; 130 after an interruption, 143 after a request to terminate.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    with printable(), terminations() as asked:
+        return _guarded(words, debug, asked)
+
+
+def _guarded(words: list[str], debug: bool, asked: Terminations) -> int:
+    """The exit status of a command, whatever it raises; one sentence says what went wrong."""
     try:
         with quieted("--quiet" in words, debug):
-            return _dispatch(words)
-    except UserError as error:
-        return _fail(str(error), BAD_INPUT, debug)
-    except KeyboardInterrupt:
-        message = "interrupted; what was finished is kept, and the same command goes on from there."
-        return _fail(message, INTERRUPTED, debug)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = _dispatch(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output wants no more
+        discard_output()
         return 0
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        where = f" ('{error.filename}')" if error.filename else ""
-        return _fail(f"{_DISK[error.errno]}{where}", BAD_INPUT, debug)
-
-
-_DISK = {
-    errno.ENOSPC: "the disk is full; what was finished is kept. Free some space and run it again.",
-    errno.EDQUOT: "the disk quota is used up; what was finished is kept.",
-    errno.EROFS: "the output lies on a read-only disk; choose another --output.",
-    errno.EACCES: "no permission to read or write a file; check it, or choose another --output.",
-}
+    except KeyboardInterrupt:
+        if asked.received:
+            return _fail(f"terminated; {_KEPT}", TERMINATED, debug)
+        return _fail(f"interrupted; {_KEPT}", INTERRUPTED, debug)
+    except SystemExit as stop:  # a plug-in that leaves on its own
+        if isinstance(stop.code, str):
+            return _fail(stop.code, 1, debug)
+        return int(stop.code or 0)
+    except Exception as error:
+        message, status = worded(error)
+        return _fail(message, status, debug)
 
 
 def _dispatch(words: list[str]) -> int:
+    _check_words(words)
     flags = [word for word in words if word in FLAGS]
     rest = [word for word in words if word not in FLAGS]
     if rest and rest[0] in ("-V", "--version"):
-        print(f"dreammatcher {__version__}")
+        print(f"{PROGRAM} {__version__}")
         return 0
-    prog, about, commands = "dreammatcher", ABOUT, COMMANDS
+    commands: Commands
+    prog, about, commands = PROGRAM, ABOUT, COMMANDS
     while True:
         if not rest:
             print(usage(prog, about, commands), file=sys.stderr)
             raise UserError(f"{prog} needs a command: {', '.join(commands)}.")
         name, *rest = rest
+        if name == "help" and rest:  # help sample: sample --help
+            (name, *rest), rest_flag = rest, "--help"
+            rest = [*rest, rest_flag]
         if name in ("-h", "--help", "help"):
             print(usage(prog, about, commands), end="")
             return 0
@@ -120,8 +98,20 @@ def _dispatch(words: list[str]) -> int:
         commands = module.COMMANDS
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what no file or message could hold."""
+    for word in words:
+        if "\0" in word or any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UserError(
+                f"The argument {word!r} is not valid UTF-8 text. Type it anew, or rename the file."
+            )
+
+
 def _run(module: ModuleType, parser: Parser, flags: list[str], words: list[str]) -> int:
-    here = str(Path.cwd())
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError as error:
+        raise UserError("The current folder is gone; change to another one.") from error
     if here not in sys.path:
         sys.path.append(here)  # so that a plug-in module in the current folder is found
     add_common(parser)
@@ -143,7 +133,14 @@ def _run(module: ModuleType, parser: Parser, flags: list[str], words: list[str])
 def _fail(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"dreammatcher: error: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output()
+    try:
+        print(f"{PROGRAM}: error: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return status
 
 

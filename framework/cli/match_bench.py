@@ -1,6 +1,6 @@
 """How good extractors and matchers are inside the diffusion process, against known truth.
 
-Pairs of pictures are noised to sampling steps as the sampler sees them, go through the U-Net, the
+Pairs of pictures are noised to sampling steps as the sampler sees them, go through the network, the
 extractors and the matchers, and the matches are compared with where the points really lie. Without
 --images or --spair the pairs are renders of the embedded world: the same object from another side,
 in another place, with other accessories. What is finished is kept; the same command goes on.
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from framework.matchbench.bench import Bench
     from framework.matchbench.field import Field, choose_steps, entries
     from framework.matchbench.observe import Observatory
-    from framework.matchbench.run_folder import describe_run
+    from framework.matchbench.run_folder import bench_folder, describe_run
 
     taking_part = Field(
         entries(config, "extractor", args.extractor or []),
@@ -104,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         steps=steps,
         seed=args.seed,
     )
-    folder = Path(args.output or config.output or OUTPUT).expanduser()
+    given = args.output or config.output
+    place = bench_folder(Path(given or OUTPUT).expanduser(), about)
+    folder = place.path if given else place.free().path
     bench = Bench(observatory, source, taking_part, steps, args.seed, folder, about)
     report(bench, bench.run(), config, kind)
     return 0
@@ -155,10 +157,10 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     """Write :data:`FILES`; print the tables."""
     from rich.console import Console
 
-    from framework.cli.results import versions
     from framework.matchbench.report import KEY, draw_curves, main_table, markdown, split_table
     from framework.matchbench.summary import summarise
     from framework.runs.atomic import write_atomic
+    from framework.runs.machine import versions
 
     folder, rows = bench.folder, summarise(records)
     pairs = len({record["pair"] for record in records})

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from framework.runs.folder import open_run
 
     default = Path("runs/sample") / "-".join(each.name for each in concepts_of(sampler))
-    folder = open_run(Path(config.output or default).expanduser(), config)
+    folder = open_run(config, default)
     write_atomic(folder / "prompts.json", json.dumps(_index(config, sampler), indent=2) + "\n")
     for name, arm in arms.items():
         traced = folder / TRACE if args.trace and name != BASELINE else None
@@ -99,16 +99,9 @@ def run(args: argparse.Namespace) -> int:
 
 def plain_sampler(sampler: Sampler, config: Config) -> Sampler:
     """The same model and concept without matching and guidance."""
-    from framework.composer import build_parts
-    from framework.experiments.compare import baseline_config
-    from framework.sampling.sampler import Sampler
-    from framework.sampling.several import SeveralSampler
+    from framework.composer import make_sampler, without_matching
 
-    if isinstance(sampler, SeveralSampler):
-        each = [build_parts(baseline_config(config)) for _ in sampler.concepts]
-        return SeveralSampler(sampler.pipe, sampler.concepts, each, sampler.config)
-    parts = build_parts(baseline_config(config))
-    return Sampler(sampler.pipe, sampler.concept, parts, sampler.config)
+    return make_sampler(sampler.pipe, sampler.concepts, without_matching(config))
 
 
 def concepts_of(sampler: Sampler) -> tuple[Concept, ...]:

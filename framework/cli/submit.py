@@ -38,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Submit."""
-    from framework.cli.ablate import default_folder
+    from framework.cli.ablate import run_folder
     from framework.experiments.plan import load_plan
     from framework.experiments.slurm import submit
 
     if args.tasks < 1 or args.minutes < 1:
         raise UserError("--tasks and --minutes must be at least 1.")
     plan = load_plan(args.plan, args.overrides)
-    folder = default_folder(plan, args.output)
+    folder = run_folder(plan, args.output).path
     jobs = submit(
         plan,
         args.plan,

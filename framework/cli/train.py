@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     personalizer = config.part("personalizer")
     pipe = load_pipeline(config.model)
     personalizer.check(pipe, concept)
-    folder = open_run(Path(config.output or default).expanduser(), config)
+    folder = open_run(config, default)
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of those that train together; it tells
     if first:
         print(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
     from framework.training.system import Optimization
     from matchers.learned import save_head
 
-    folder = Path(args.output or config.output or OUTPUT).expanduser()
+    config = replace(config, output=args.output or config.output)
     observatory = Observatory(load_pipeline(config.model), config)
     source = make_source(args, observatory)
-    open_run(folder, config)
+    folder = open_run(config, OUTPUT)
     extractor = config.part("extractor")
     lessons = Lessons(observatory, extractor, source, args.looks, args.repeats, args.seed)
     width = next(lessons.group(0)).target.shape[-1]
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     )
     started = time.monotonic()
     train_head(system, lessons, folder)
-    signature = extractor.signature(observatory.model.unet)
+    signature = extractor.signature(observatory.model)
     note = {"extractor": signature, "model": config.model.path, "updates": args.updates}
     path = save_head(system.head, folder / FILE, note)
     print(f"Done in {time.monotonic() - started:.0f} s. Weights: {path}")

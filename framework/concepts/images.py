@@ -10,10 +10,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from framework.config.resources import plain_file
 from framework.errors import UserError
 
-#: Files that may lie among the pictures; hidden files and subfolders may, too.
+#: Files that may lie among the pictures without a word; hidden files and subfolders may, too.
 IGNORED = ("concept.yaml", "metadata.json", "Thumbs.db", "desktop.ini")
+#: Pictures by their names that PIL does not read: to be converted, not passed over.
+_FOREIGN = (
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".svg",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raf",
+    ".rw2",
+)
+#: Endings PIL lists for data that are seldom pictures.
+_TEXTS = (".txt", ".bin", ".h5", ".hdf", ".pdf", ".mpg", ".mpeg", ".npz")
+#: What a file of another name is looked at for; their first bytes leave no doubt.
+_SURE = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "MPO")
+#: Ends of names by which training programs keep masks beside their pictures.
+_MASKS = ("-masklabel", "-condlabel")
 MINIMUM_SIDE = 16
 
 logger = logging.getLogger(__name__)
@@ -24,47 +45,92 @@ def load_images(folder: str | Path) -> list[tuple[Path, Image.Image]]:
 
     Orientation tags are applied, transparency is put on white, and every colour mode (grey,
     palette, CMYK, 16 bits, floating point) becomes 8-bit RGB; of an animation the first frame.
+    What is no picture by name and content (captions, notes, caches of training programs) is passed
+    over with one line.
 
     Args:
-        folder: a folder with nothing but pictures, :data:`IGNORED`, hidden files and subfolders.
+        folder: a folder of pictures.
 
     Returns:
         Pairs (file, RGB image), at least one.
 
     Raises:
-        UserError: the folder is missing or a file or holds no picture; or a file in it is no
-            picture, is damaged, or is smaller than 16 pixels on a side.
+        UserError: the folder is missing or a file or holds no picture; or a picture in it is
+            damaged, of a kind that is not read, or smaller than 16 pixels on a side.
     """
     path = Path(folder)
-    if not path.exists():
-        raise UserError(
-            f"The image folder '{path}' does not exist. Give a folder of pictures of one object."
+    files, inside = _listed(path)
+    masks = [file for file in files if _is_mask(file, files)]
+    pictures = [file for file in files if file not in masks and _is_picture(file)]
+    others = [file.name for file in files if file not in pictures]
+    if pictures and others:
+        shown = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
+        logger.warning(
+            "Passed over %d file(s) in '%s' that are no pictures of the object: %s.",
+            len(others),
+            path,
+            shown,
         )
-    if not path.is_dir():
-        raise UserError(
-            f"'{path}' is a file; expected a folder of pictures. Put the picture into a folder of "
-            "its own and give that."
-        )
-    try:
-        files = sorted(entry for entry in path.iterdir() if _counts(entry))
-    except PermissionError as error:
-        raise UserError(f"The folder '{path}' may not be read: {error.strerror}.") from error
-    inside = sorted(entry.name for entry in path.iterdir() if _is_open_folder(entry))
-    if files and inside:
+    if pictures and inside:
         logger.warning(
             "The folder '%s' has the folder '%s' in it, which is not read; pictures lie beside "
             "each other.",
             path,
             inside[0],
         )
-    if not files:
+    if not pictures:
         hint = (
             f" It has the folder '{inside[0]}' in it; perhaps that one is meant." if inside else ""
         )
+        beside = f" beside {', '.join(others[:3])}" if others else ""
         raise UserError(
-            f"The folder '{path}' has no image in it; put at least one PNG or JPEG in.{hint}"
+            f"The folder '{path}' has no image in it{beside}; put at least one PNG or JPEG in."
+            f"{hint}"
         )
-    return [(file, load_image(file)) for file in files]
+    return [(file, load_image(file)) for file in pictures]
+
+
+def _listed(path: Path) -> tuple[list[Path], list[str]]:
+    """The visible files of a folder and the names of its visible folders, sorted."""
+    try:
+        if path.is_file():
+            raise UserError(
+                f"'{path}' is a file; expected a folder of pictures. Put the picture into a folder "
+                "of its own and give that."
+            )
+        entries = sorted(path.iterdir())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"The image folder '{path}' does not exist. Give a folder of pictures of one object."
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"The folder '{str(path)[:200]}' may not be read: {reason}.") from error
+    files = [entry for entry in entries if _counts(entry)]
+    return files, [entry.name for entry in entries if _is_open_folder(entry)]
+
+
+def _is_mask(file: Path, files: list[Path]) -> bool:
+    """Whether a file is the mask of a picture beside it."""
+    stems = [file.stem.removesuffix(end) for end in _MASKS if file.stem.endswith(end)]
+    return any(other.stem == stem for stem in stems for other in files)
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether a file is meant as a picture: by its name, or else by what it holds."""
+    Image.init()
+    suffix = file.suffix.lower()
+    if suffix in _FOREIGN or (suffix in Image.EXTENSION and suffix not in _TEXTS):
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(plain_file(file, "picture"), formats=_SURE):
+                return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # whatever PIL says, it opens no picture there
+        return False
 
 
 def load_image(file: str | Path) -> Image.Image:
@@ -84,15 +150,15 @@ def load_image(file: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
+            with Image.open(plain_file(path, "picture")) as opened:
                 opened.load()
                 picture = to_rgb(_upright(opened))
+    except UserError:
+        raise
     except UnidentifiedImageError as error:
         raise UserError(_unreadable(path)) from error
     except PermissionError as error:
         raise UserError(f"'{path}' may not be read: {error.strerror}.") from error
-    except FileNotFoundError as error:
-        raise UserError(f"'{path}' does not exist.") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"'{path}' is too large an image: {error} Make it smaller.") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, ...
@@ -150,8 +216,6 @@ def _is_open_folder(entry: Path) -> bool:
 
 
 def _unreadable(path: Path) -> str:
-    if path.stat().st_size == 0:
-        return f"'{path}' is empty (0 bytes), not an image. Remove it, or replace it."
     Image.init()
     if path.suffix.lower() in Image.EXTENSION:
         return (
@@ -164,6 +228,6 @@ def _unreadable(path: Path) -> str:
             "installed (pip install 'dreammatcher[heif]'). Install it, or convert to JPEG."
         )
     return (
-        f"'{path}' is not an image that can be read. The folder may hold pictures (PNG, JPEG, "
-        f"WebP, ...) and {' and '.join(IGNORED[:2])} only: convert it, or move it away."
+        f"'{path}' is not an image that can be read (PNG, JPEG, WebP, ...): convert it, or move it "
+        "away."
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from framework.errors import UserError, nearest, unknown_name
+from framework.interfaces import Backbone
+from framework.interfaces.condition import TokenSequence
 from framework.types import Concept
 
 SLOT = "{}"
@@ -31,16 +33,8 @@ def fill(prompt: str, concept: Concept) -> str:
     )
 
 
-def token_ids(pipe: Any, text: str) -> list[int]:
-    """Token ids of a text without special tokens; multi-vector placeholders are expanded."""
-    tokenizer = pipe.tokenizer
-    if hasattr(pipe, "maybe_convert_prompt"):
-        text = pipe.maybe_convert_prompt(text, tokenizer)
-    return tokenizer(text, add_special_tokens=False).input_ids
-
-
-def concept_positions(pipe: Any, prompt: str, concept: Concept) -> list[int]:
-    """Positions, in the padded token sequence, of every sub-word of placeholder and class.
+def concept_positions(model: Backbone, prompt: str, concept: Concept) -> list[int]:
+    """Positions, in the tokens that attention reads, of every sub-word of placeholder and class.
 
     Every occurrence of the placeholder counts, wherever it stands, and the class name where it
     follows the placeholder directly. Without a placeholder the class name alone is looked for.
@@ -48,14 +42,17 @@ def concept_positions(pipe: Any, prompt: str, concept: Concept) -> list[int]:
     Raises:
         UserError: the concept is not in the prompt, or lies beyond the text encoder's length.
     """
-    positions = _occurrences(pipe, token_ids(pipe, prompt), concept)
-    inside = _inside(pipe, positions)
+    inside, beyond = [], False
+    for tokens in model.sequences:
+        positions = _occurrences(tokens, tokens.token_ids(prompt), concept)
+        inside += _inside(tokens, positions)
+        beyond |= bool(positions)
     if not inside:
-        raise _not_there(pipe, prompt, concept.phrase, bool(positions))
+        raise _not_there(model, prompt, concept.phrase, beyond)
     return inside
 
 
-def named_positions(pipe: Any, prompt: str, concepts: Sequence[Concept]) -> list[list[int]]:
+def named_positions(model: Backbone, prompt: str, concepts: Sequence[Concept]) -> list[list[int]]:
     """Positions of each of several concepts, as :func:`concept_positions`; empty if not named.
 
     Concepts that share a placeholder are told apart by the class name after it, and one without a
@@ -64,19 +61,29 @@ def named_positions(pipe: Any, prompt: str, concepts: Sequence[Concept]) -> list
     Raises:
         UserError: the prompt names none of them within the text encoder's length.
     """
-    ids, words = token_ids(pipe, prompt), [concept.placeholder for concept in concepts]
+    inside: list[list[int]] = [[] for _ in concepts]
+    beyond = False
+    for tokens in model.sequences:
+        for places, positions in zip(inside, _shared(tokens, prompt, concepts), strict=True):
+            places += _inside(tokens, positions)
+            beyond |= bool(positions)
+    if not any(inside):
+        phrases = "' or '".join(concept.phrase for concept in concepts)
+        raise _not_there(model, prompt, phrases, beyond)
+    return inside
+
+
+def _shared(tokens: TokenSequence, prompt: str, concepts: Sequence[Concept]) -> list[list[int]]:
+    """Places of each concept among a prompt's tokens, none of them claimed twice."""
+    ids, words = tokens.token_ids(prompt), [concept.placeholder for concept in concepts]
     found: dict[int, list[int]] = {}
     for k in sorted(range(len(concepts)), key=lambda k: not words[k]):
         concept = concepts[k]
         shared = bool(concept.placeholder) and words.count(concept.placeholder) > 1
-        positions = _occurrences(pipe, ids, concept, whole=shared)
+        positions = _occurrences(tokens, ids, concept, whole=shared)
         taken = {place for each in found.values() for place in each}
         found[k] = [place for place in positions if place not in taken]
-    inside = [_inside(pipe, found[k]) for k in range(len(concepts))]
-    if not any(inside):
-        phrases = "' or '".join(concept.phrase for concept in concepts)
-        raise _not_there(pipe, prompt, phrases, any(found.values()))
-    return inside
+    return [found[k] for k in range(len(concepts))]
 
 
 def fill_several(prompt: str, concepts: Sequence[Concept]) -> str:
@@ -114,17 +121,19 @@ def fill_several(prompt: str, concepts: Sequence[Concept]) -> str:
     return filled
 
 
-def _occurrences(pipe: Any, ids: list[int], concept: Concept, whole: bool = False) -> list[int]:
+def _occurrences(
+    tokens: TokenSequence, ids: list[int], concept: Concept, whole: bool = False
+) -> list[int]:
     """Places of a concept among token ids, the start token not counted.
 
     Args:
-        pipe: the pipeline.
+        tokens: the tokenizer's.
         ids: token ids without special tokens.
         concept: the concept.
         whole: count the placeholder only where the class name follows it.
     """
-    placeholder = token_ids(pipe, concept.placeholder) if concept.placeholder else []
-    noun = token_ids(pipe, concept.class_name)
+    placeholder = tokens.token_ids(concept.placeholder) if concept.placeholder else []
+    noun = tokens.token_ids(concept.class_name)
     positions: list[int] = []
     start = 0
     sought = placeholder or noun
@@ -141,17 +150,16 @@ def _occurrences(pipe: Any, ids: list[int], concept: Concept, whole: bool = Fals
     return positions
 
 
-def _inside(pipe: Any, positions: list[int]) -> list[int]:
-    """Places the text encoder reads, counted with the start token."""
-    limit = pipe.tokenizer.model_max_length - 2
-    return [position + 1 for position in positions if position < limit]
+def _inside(tokens: TokenSequence, positions: list[int]) -> list[int]:
+    """Places the text encoder reads, counted with what stands before the prompt."""
+    return [position + tokens.start for position in positions if position < tokens.room]
 
 
-def _not_there(pipe: Any, prompt: str, phrase: str, beyond: bool) -> UserError:
+def _not_there(model: Backbone, prompt: str, phrase: str, beyond: bool) -> UserError:
     where = "stands beyond the text encoder's length in" if beyond else "is not in"
     return UserError(
         f"The concept '{phrase}' {where} the prompt '{prompt}'; write it with "
-        f"'{SLOT}', within the first {pipe.tokenizer.model_max_length - 2} tokens."
+        f"'{SLOT}', within the first {max(each.room for each in model.sequences)} tokens."
     )
 
 
@@ -195,3 +203,21 @@ def check_words(tokenizer: Any, text: str) -> None:
             f"The prompt '{text}' has words this model's tokenizer does not know: {named} "
             "Rephrase it."
         )
+
+
+def check_distinguishable(concepts: Sequence[Concept]) -> None:
+    """Refuse concepts that a prompt could not tell apart.
+
+    Raises:
+        UserError: two have one name, or are written alike.
+    """
+    for what, values in (
+        ("name", [concept.name for concept in concepts]),
+        ("phrase", [concept.phrase for concept in concepts]),
+    ):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"Two concepts have the {what} '{twice}'; give each its own, e.g. "
+                "concepts: [{name: mug, ...}, {name: duck, ...}] with different placeholders."
+            )

@@ -5,6 +5,7 @@ Everything here is plain mappings; types and names are checked in :mod:`framewor
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from framework.config.resources import config_file
-from framework.errors import UserError
-from framework.options.nested import over
+from framework.errors import UserError, first_line
 
 Layer = dict[str, Any]
 
@@ -83,14 +83,26 @@ def from_override(text: str) -> Layer:
         raise UserError(
             f"'{text}' is no override; expected key=value, e.g. matcher.cycle_threshold=0.3."
         )
+    if " #" in value and value.strip()[0] not in "'\"[{":  # no comment, but text such as a path
+        value = json.dumps(value.strip())
     try:
-        layer = plain(OmegaConf.from_dotlist([f"{key.strip()}={value}"]))
+        return plain(OmegaConf.from_dotlist([f"{key.strip()}={value}"]))
     except Exception as error:  # YAML and OmegaConf have many classes, all mean the same here
-        raise UserError(
-            f"'{text}' cannot be read: {first_line(error)}. Quote text that holds any of "
-            "{ } [ ] , : # inside a list, e.g. 'prompts=[\"a photo of a {}\"]'."
-        ) from error
-    return layer
+        advice = _advice(error) or (
+            "Quote text that holds any of { } [ ] , : # inside a list, e.g. "
+            "'prompts=[\"a photo of a {}\"]'."
+        )
+        raise UserError(f"'{text}' cannot be read: {first_line(error)}. {advice}") from error
+
+
+def _advice(error: BaseException) -> str:
+    """What helps against an error of YAML that has one usual cause."""
+    if "escape character" in str(error):
+        return (
+            "In double quotes a backslash begins an escape; put a regular expression in single "
+            "quotes, e.g. ['up_blocks\\.1\\..*attn1']."
+        )
+    return ""
 
 
 def merge(base: Mapping[str, Any], layer: Mapping[str, Any], parts: Iterable[str]) -> Layer:
@@ -122,9 +134,43 @@ def merge(base: Mapping[str, Any], layer: Mapping[str, Any], parts: Iterable[str
     return merged
 
 
+def over(base: Any, layer: Any) -> Any:
+    """Merge one value over another: mappings key by key, unless the layer names another part.
+
+    Text beside a mapping is a part's name.
+    """
+    if isinstance(base, Mapping) and "name" in base and _is_name(layer):
+        layer = {"name": layer}
+    if isinstance(layer, Mapping) and _is_name(base):
+        base = {"name": base}
+    if not (isinstance(base, Mapping) and isinstance(layer, Mapping)):
+        return layer
+    if "name" in layer and layer["name"] != base.get("name"):
+        return dict(layer)
+    merged = dict(base)
+    for key, value in layer.items():
+        merged[key] = over(merged.get(key), value)
+    return merged
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and not value.startswith("${")
+
+
 def plain(source: Any) -> Layer:
-    """Anything OmegaConf can hold as nested dicts and lists, interpolations left alone."""
-    return OmegaConf.to_container(OmegaConf.create(source), resolve=False)  # type: ignore[return-value]
+    """Anything OmegaConf can hold as nested dicts and lists, interpolations left alone.
+
+    Raises:
+        UserError: there is something in it that cannot stand in a YAML file.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.create(source), resolve=False)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        where = error.full_key or "The configuration"
+        raise UserError(
+            f"{where} cannot stand in a YAML file: {first_line(error)}. Use numbers, "
+            "text, lists and mappings."
+        ) from error
 
 
 def resolved(data: Mapping[str, Any], keys: Iterable[str] | None = None) -> Layer:
@@ -153,12 +199,6 @@ def resolved(data: Mapping[str, Any], keys: Iterable[str] | None = None) -> Laye
         raise UserError(f"{where}: {first_line(error)}; ${{section.key}} names a value.") from error
 
 
-def first_line(error: BaseException) -> str:
-    """First line of an exception's text; its class where it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
 def read_yaml(path: Path) -> Layer:
     """A YAML file as it is, its bases not read.
 
@@ -171,7 +211,10 @@ def read_yaml(path: Path) -> Layer:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         what = getattr(error, "problem", None) or first_line(error)
-        raise UserError(f"{path}{where} is not valid YAML: {what}.") from error
+        advice = _advice(error)
+        raise UserError(
+            f"{path}{where} is not valid YAML: {what}.{' ' if advice else ''}{advice}"
+        ) from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}; expected a mapping of sections.")
     return data

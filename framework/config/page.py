@@ -12,7 +12,7 @@ method brings the settings that suit the model; that section is replaced as a wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from framework.config.layers import (
     from_override,
     has_base,
     merge,
+    over,
     plain,
     read_file,
     resolved,
@@ -32,10 +33,9 @@ from framework.config.layers import (
 )
 from framework.config.resources import config_file
 from framework.config.sampler import SamplerConfig
-from framework.errors import UserError, unknown_name
-from framework.options import PartConfig, config_class, option, options_of
-from framework.options.nested import over
-from framework.options.typed import fill
+from framework.config.sources import foreign_sources
+from framework.errors import UserError, shown, unknown_name
+from framework.options import PartConfig, as_yaml, build, default_of, fill, option
 from framework.registry import REGISTRIES, import_plugin
 
 DEFAULT = "default"
@@ -56,7 +56,7 @@ class ModelConfig(PartConfig):
     variant: str | None = option(None, "file variant such as fp16")
     dtype: str = option("float32", "data type of the weights", choices=DTYPES)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    channels_last: bool = option(False, "memory format of the U-Net")
+    channels_last: bool = option(False, "memory format of the network")
     notes: dict[str, str] = option({}, "model path -> what to tell who uses it with own pictures")
 
 
@@ -73,56 +73,58 @@ class ConceptConfig(PartConfig):
 
 
 @dataclass
-class Config:
+class Config(PartConfig):
     """The whole configuration; part sections are mappings with ``name`` and the part's options."""
 
-    plugins: list[str] = field(default_factory=list)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    concept: ConceptConfig = field(default_factory=ConceptConfig)
-    concepts: list[ConceptConfig] = field(default_factory=list)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    cache: CacheConfig = field(default_factory=CacheConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    personalizer: dict[str, Any] = field(default_factory=lambda: {"name": "textual_inversion"})
-    trajectory: dict[str, Any] = field(default_factory=lambda: {"name": "ddim_inversion"})
-    extractor: dict[str, Any] = field(default_factory=lambda: {"name": "diffusion"})
-    mask: dict[str, Any] = field(default_factory=lambda: {"name": "cross_attention"})
-    matcher: dict[str, Any] = field(default_factory=lambda: {"name": "cycle_argmax"})
-    injector: dict[str, Any] = field(default_factory=lambda: {"name": "appearance_matching"})
-    guidance: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
-    personalizers: dict[str, Any] = field(default_factory=dict)
-    prompts: list[str] = field(default_factory=lambda: ["a photo of a {}"])
-    seeds: list[int] = field(default_factory=lambda: [0])
-    seed: int = 0
-    output: str | None = None
+    plugins: list[str] = option([], "modules to import first; they register parts")
+    model: ModelConfig = option(ModelConfig(), "the pipeline")
+    concept: ConceptConfig = option(ConceptConfig(), "the object")
+    concepts: list[ConceptConfig] = option([], "several objects in one picture, in place of one")
+    sampler: SamplerConfig = option(SamplerConfig(), "the sampling loop")
+    cache: CacheConfig = option(CacheConfig(), "where the reference's results are kept")
+    evaluation: EvaluationConfig = option(EvaluationConfig(), "the encoders that judge pictures")
+    personalizer: Any = option({"name": "textual_inversion"}, "see list", part="personalizer")
+    trajectory: Any = option({"name": "ddim_inversion"}, "see list", part="trajectory")
+    extractor: Any = option({"name": "diffusion"}, "see list", part="extractor")
+    mask: Any = option({"name": "cross_attention"}, "see list", part="mask")
+    matcher: Any = option({"name": "cycle_argmax"}, "see list", part="matcher")
+    injector: Any = option({"name": "appearance_matching"}, "see list", part="injector")
+    guidance: Any = option({"name": "none"}, "see list", part="guidance")
+    personalizers: dict[str, Any] = option({}, "method -> the options that suit the model")
+    prompts: list[str] = option(["a photo of a {}"], "with {} where the object stands")
+    seeds: list[int] = option([0], "one picture for each prompt and seed")
+    seed: int = option(0, "of training and of everything else")
+    output: str | None = option(None, "folder of the results; null: the command's own")
+    sources: dict[str, str] = option({}, "hashes of the plug-ins' source; computed, never read")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sources = foreign_sources(
+            [(kind, getattr(self, kind)) for kind in KINDS], self.plugins
+        )
         for name in ("prompts", "seeds"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; give at least one.")
         for name, value in (*(("seeds", seed) for seed in self.seeds), ("seed", self.seed)):
             if not 0 <= value <= MAX_SEED:
                 raise UserError(f"{name} has {value}; expected integers from 0 to {MAX_SEED}.")
+        if self.concepts and (self.concept.path or self.concept.name or self.concept.weights):
+            raise UserError(
+                "The configuration has both concept and concepts; name one object in concept, or "
+                "several in concepts."
+            )
 
     def part(self, kind: str, **options: Any) -> Any:
         """Build the part of one kind, e.g. ``config.part("matcher")``; options override."""
-        section = dict(getattr(self, kind)) | options
-        cls = REGISTRIES[kind].get(section.pop("name"))
-        return cls(**section)
+        return build(kind, getattr(self, kind), **options)
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML."""
         return OmegaConf.to_yaml(OmegaConf.create(to_plain(self)))
 
 
-#: Sections with a fixed class; the others are parts or plain values.
-SECTIONS: dict[str, type] = {
-    "model": ModelConfig,
-    "concept": ConceptConfig,
-    "sampler": SamplerConfig,
-    "cache": CacheConfig,
-    "evaluation": EvaluationConfig,
-}
+#: Sections that describe a part.
+KINDS = tuple(item.name for item in fields(Config) if item.metadata["part"])
 
 
 def load_config(
@@ -147,9 +149,9 @@ def load_config(
         sources = list(source) if several else [source]  # type: ignore[arg-type]
         merged = _layer(sources[0] if sources else None, first=True)
         for item in sources[1:]:
-            merged = merge(merged, _layer(item), REGISTRIES)
+            merged = merge(merged, _layer(item), KINDS)
     for layer in _names_first([from_override(text) for text in overrides]):
-        merged = merge(merged, layer, REGISTRIES)
+        merged = merge(merged, layer, KINDS)
     return _typed(merged)
 
 
@@ -158,32 +160,35 @@ def _names_first(layers: list[Layer]) -> list[Layer]:
 
     def names(layer: Layer) -> bool:
         ((key, value),) = layer.items()
-        return key in REGISTRIES and (not isinstance(value, Mapping) or "name" in value)
+        return key in KINDS and (not isinstance(value, Mapping) or "name" in value)
 
     return sorted(layers, key=lambda layer: not names(layer))
 
 
 def to_plain(config: Config) -> Layer:
-    """The configuration as nested dicts and lists."""
-    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True)  # type: ignore[return-value]
+    """The configuration as nested dicts and lists; without ``sources`` where there are none."""
+    plain = as_yaml(config)
+    if not config.sources:
+        del plain["sources"]
+    return plain
 
 
 def _layer(source: Any, first: bool = False) -> Layer:
     """One source as a mapping; the first stands on the default unless it names its bases."""
     if source is None:
-        return read_file(config_file(DEFAULT), REGISTRIES)
+        return read_file(config_file(DEFAULT), KINDS)
     if isinstance(source, str | Path):
         path = config_file(source)
-        layer, stands_alone = read_file(path, REGISTRIES), has_base(path)
+        layer, stands_alone = read_file(path, KINDS), has_base(path)
     elif isinstance(source, Mapping | DictConfig):
         data = plain(source)
-        layer, stands_alone = with_bases(data, Path.cwd(), REGISTRIES), "base" in data
+        layer, stands_alone = with_bases(data, Path.cwd(), KINDS), "base" in data
     else:
         raise UserError(
             f"A configuration is a file, a shipped name or a mapping; got {type(source).__name__}."
         )
     if first and not stands_alone:
-        return merge(_layer(None), layer, REGISTRIES)
+        return merge(_layer(None), layer, KINDS)
     return layer
 
 
@@ -195,32 +200,20 @@ def _typed(data: Layer) -> Config:
     _import_plugins(resolved(data, ["plugins"]).get("plugins"))
     complete = resolved(_with_defaults(data))
     _check_methods(complete["personalizers"])
-    names = {kind: complete[kind].pop("name") for kind in REGISTRIES}
-    for kind, name in names.items():
-        cls = config_class(REGISTRIES[kind].get(name))
-        complete[kind] = {"name": name, **options_of(fill(kind, cls, complete[kind]))}
-    for section, cls in SECTIONS.items():
-        complete[section] = fill(section, cls, complete[section])
     complete["concepts"] = _concepts(complete["concepts"], complete["concept"])
     return fill("", Config, complete)
 
 
-def _concepts(entries: Any, alone: ConceptConfig) -> list[ConceptConfig]:
+def _concepts(entries: Any, alone: Any) -> list[Layer]:
     """Several concepts, from the library of ``concept`` unless they name another."""
     if not isinstance(entries, list) or not all(isinstance(each, Mapping) for each in entries):
         raise UserError(
-            f"concepts is {entries!r}; expected a list of mappings as in the section concept, e.g. "
-            "concepts: [{path: photos/mug, class_name: mug, weights: mug.safetensors}, ...]."
+            f"concepts is {shown(entries)}; expected a list of mappings as in the section concept, "
+            "e.g. concepts: [{path: photos/mug, class_name: mug, weights: mug.safetensors}, ...]."
         )
-    if entries and (alone.path or alone.name or alone.weights):
-        raise UserError(
-            "The configuration has both concept and concepts; name one object in concept, or "
-            "several in concepts."
-        )
-    return [
-        fill(f"concepts[{place}]", ConceptConfig, {"library": alone.library, **each})
-        for place, each in enumerate(entries)
-    ]
+    library = alone if isinstance(alone, Mapping) else {}
+    shared = {key: library[key] for key in ("library",) if key in library}
+    return [shared | dict(each) for each in entries]
 
 
 def _import_plugins(modules: Any) -> None:
@@ -232,10 +225,10 @@ def _import_plugins(modules: Any) -> None:
 
 def _with_defaults(data: Layer) -> Layer:
     """Every section and option spelled out, so that ``${...}`` may name any of them."""
-    complete = merge(to_plain(Config()), data, REGISTRIES)
+    complete = merge(_defaults(Config), data, KINDS)
     if complete["plugins"] is None:
         complete["plugins"] = []
-    for kind in REGISTRIES:
+    for kind in KINDS:
         complete[kind] = _part_section(kind, complete)
     return complete
 
@@ -247,38 +240,42 @@ def _part_section(kind: str, data: Layer) -> Layer:
         section = resolved(data, [kind])[kind]
         section = {"name": section} if isinstance(section, str) else section
     if not isinstance(section, Mapping) or "name" not in section:
-        shown = "null" if section is None else repr(section)
         raise UserError(
-            f"{kind} is {shown}; expected a mapping with a name, e.g. "
+            f"{kind} is {shown(section)}; expected a mapping with a name, e.g. "
             f"{kind}: {{name: {REGISTRIES[kind].names()[0]}}}."
         )
     name = section["name"]
     if not isinstance(name, str):
-        shown = "null" if name is None else repr(name)
         raise UserError(
-            f"{kind}.name is {shown}; expected text, e.g. {REGISTRIES[kind].names()[0]}."
+            f"{kind}.name is {shown(name)}; expected text, e.g. {REGISTRIES[kind].names()[0]}."
         )
     if "${" in name:
         name = resolved(data | {"name": name}, ["name"])["name"]
-    cls = config_class(REGISTRIES[kind].get(name))
+    cls = _options_class(kind, name)
     defaults, section = _defaults(cls), dict(section)
     for item in fields(cls):
-        if item.metadata.get("part") and isinstance(section.get(item.name), Mapping):
+        one = item.metadata.get("part") and not item.metadata.get("several")
+        if one and isinstance(section.get(item.name), Mapping):
             section[item.name] = over(defaults[item.name], section[item.name])
     methods = data["personalizers"] if kind == "personalizer" else {}
     suited = methods.get(name) if isinstance(methods, Mapping) else None
     return defaults | dict(suited or {}) | section | {"name": name}
 
 
+def _options_class(kind: str, name: str) -> type:
+    return REGISTRIES[kind].get(name).config_class()  # type: ignore[attr-defined]
+
+
 def _check_methods(methods: Any) -> None:
     """Refuse unknown methods and options under ``personalizers``."""
     if not isinstance(methods, Mapping):
         raise UserError(
-            f"personalizers is {methods!r}; expected a mapping of methods to their options."
+            f"personalizers is {shown(methods)}; expected a mapping of methods to their options."
         )
     for name, options in methods.items():
-        fill(f"personalizers.{name}", config_class(REGISTRIES["personalizer"].get(name)), options)
+        fill(f"personalizers.{name}", _options_class("personalizer", str(name)), options)
 
 
 def _defaults(cls: type) -> Layer:
-    return OmegaConf.to_container(OmegaConf.structured(cls), resolve=False)  # type: ignore[return-value]
+    """The defaults of an option dataclass, the parts in it by name alone."""
+    return {item.name: as_yaml(default_of(item)) for item in fields(cls)}

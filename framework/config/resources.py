@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,6 +33,36 @@ def resolve_path(text: str | Path) -> Path:
             f"expected {PREFIX}NAME/PATH."
         ) from error
     return Path(str(root)).joinpath(inside)
+
+
+def plain_file(path: str | Path, what: str = "file") -> Path:
+    """A path that is certainly a readable file with something in it; nothing that hangs.
+
+    Args:
+        path: of the file.
+        what: it should be, for the message.
+
+    Raises:
+        UserError: there is none, it is a folder, a pipe or a device, it is empty, its name is no
+            name, or it may not be read.
+    """
+    short = str(path) if len(str(path)) <= 160 else f"{str(path)[:80]}...{str(path)[-40:]}"
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError as error:
+        raise UserError(f"'{short}' does not exist.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"'{short}' cannot be opened: {reason}.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"'{short}' is a folder; expected a {what}.")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"'{short}' is a pipe, socket or device; expected a {what}.")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"'{short}' may not be read: permission denied.")
+    if status.st_size == 0:
+        raise UserError(f"'{short}' is empty (0 bytes); expected a {what}. Give an intact copy.")
+    return Path(path)
 
 
 def shipped_configs() -> list[str]:

@@ -31,3 +31,6 @@ class SamplerConfig(PartConfig):
     height: int | None = option(None, "image height in pixels; null: the model's own", low=8)
     width: int | None = option(None, "image width in pixels; null: the model's own", low=8)
     batch_size: int = option(8, "targets denoised together", low=1)
+    loop: str = option(
+        "framework.sampling.loop:denoise", "the sampling loop, MODULE:FUNCTION; see that one"
+    )

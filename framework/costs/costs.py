@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from framework.backbones.schedule import make_scheduler
-from framework.composer import build_parts
+from framework.backbones.choose import backbone_of
+from framework.composer import make_sampler
 from framework.config.page import Config
 from framework.costs.counting import Count, count
 from framework.costs.models import Subject
@@ -73,7 +73,7 @@ def make_call(
 
     def sampler() -> Sampler:
         cache = MemoryCache(2**36, 10**6) if cached else NoCache()
-        return Sampler(pipe, subject.concept, build_parts(chosen), options, cache)
+        return make_sampler(pipe, subject.concept, replace(chosen, sampler=options), cache)
 
     if not cached:
         return lambda: sampler()(PROMPT, seed=seeds)
@@ -85,9 +85,10 @@ def _plain_call(subject: Subject, targets: int, steps: int) -> Callable[[], Any]
     """The diffusers pipeline itself, with the same scheduler."""
     config = subject.config.sampler
     pipe = type(subject.pipe)(**subject.pipe.components, **_extras(subject.pipe))
-    pipe.scheduler = make_scheduler(
-        config.scheduler, subject.pipe.scheduler, config.timestep_spacing, config.scheduler_options
-    )
+    model = backbone_of(subject.pipe)
+    size = config.height or model.image_size, config.width or model.image_size
+    chosen = config.scheduler, config.timestep_spacing, config.scheduler_options
+    pipe.scheduler = model.schedule(steps, size, *chosen).scheduler
     pipe.set_progress_bar_config(disable=True)
     text = PROMPT.replace("{}", subject.concept.phrase)
 
@@ -111,7 +112,7 @@ def _extras(pipe: Any) -> dict[str, Any]:
 def counted(subject: Subject, arm: str, targets: int, steps: int, hollow: bool = True) -> Count:
     """Exact cost of a call with many steps, from runs of two and three.
 
-    Every step of one kind costs the same, so a run's operations and U-Net rows are an affine
+    Every step of one kind costs the same, so a run's operations and network rows are an affine
     function of its steps; memory does not depend on them.
 
     Args:
@@ -124,7 +125,7 @@ def counted(subject: Subject, arm: str, targets: int, steps: int, hollow: bool =
 
     def short(each: str, number: int) -> Count:
         call = make_call(subject, each, targets, number, start=1)
-        return count(call, subject.pipe.unet, hollow, warm=each in CACHED)
+        return count(call, backbone_of(subject.pipe).network, hollow, warm=each in CACHED)
 
     if arm == PLAIN:
         return _along(short(PLAIN, 2), short(PLAIN, 3), steps - 2)

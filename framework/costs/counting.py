@@ -1,4 +1,4 @@
-"""Counting floating-point operations, U-Net rows and memory, without computing if so wished."""
+"""Counting floating-point operations, rows and memory, without computing if so wished."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Count:
 
     Attributes:
         flops: floating-point operations, as torch's counter counts (a multiply-add is two).
-        rows: rows of all U-Net evaluations together.
+        rows: rows of all the network's evaluations together.
         peak: bytes of the tensors that lived at the same time, beside the weights.
     """
 
@@ -122,19 +122,19 @@ class Count:
 
 
 def count(
-    call: Callable[[], Any], unet: torch.nn.Module, hollow: bool = True, warm: bool = False
+    call: Callable[[], Any], network: torch.nn.Module, hollow: bool = True, warm: bool = False
 ) -> Count:
     """Run a call and count.
 
     Args:
-        call: what to run; it may evaluate the U-Net any number of times.
+        call: what to run; it may evaluate the network any number of times.
         warm: run it once before, uncounted.
-        unet: whose rows are counted.
+        network: whose rows are counted.
         hollow: skip the large computations; the counts are the same.
     """
     counter = FlopCounterMode(display=False, custom_mapping=ON_CPU)
-    counter.mod_tracker = _OneModule()  # its own hooks fail under torch.autograd.grad
-    device = next(unet.parameters()).device
+    counter.mod_tracker = _OneModule()  # type: ignore[assignment]  # its own hooks fail under torch.autograd.grad
+    device = next(network.parameters()).device
 
     def counted() -> None:
         with counter:
@@ -143,20 +143,20 @@ def count(
     with Hollow() if hollow else nullcontext():
         if warm:
             call()
-        with rows_of(unet) as rows:
+        with rows_of(network) as rows:
             peak = peak_memory(counted, torch.device("cpu") if hollow else device)
     return Count(float(counter.get_total_flops()), float(sum(rows)), float(peak))
 
 
 @contextmanager
-def rows_of(unet: torch.nn.Module) -> Iterator[list[int]]:
-    """Rows of each evaluation of a U-Net while the context lasts."""
+def rows_of(network: torch.nn.Module) -> Iterator[list[int]]:
+    """Rows of each evaluation of a network while the context lasts."""
     rows: list[int] = []
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
-        rows.append(len(args[0] if args else kwargs["sample"]))
+        rows.append(len(_tensors([*args, *kwargs.values()])[0]))
 
-    hook = unet.register_forward_pre_hook(note, with_kwargs=True)
+    hook = network.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield rows
     finally:

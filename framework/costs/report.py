@@ -27,15 +27,15 @@ AIMS = {
 }
 COLUMNS = {
     "flops": ("TFLOP", 1e12, "{:.3g}"),
-    "rows": ("U-Net rows", 1, "{:.1f}"),
+    "rows": ("network rows", 1, "{:.1f}"),
     "wall": ("seconds", 1, "{:.3g}"),
     "cpu": ("CPU s", 1, "{:.3g}"),
     "peak": ("MB", 2**20, "{:.0f}"),
 }
 KEY = (
-    "Everything per image, in brackets as a multiple of the plain pipeline. U-Net rows: "
-    "evaluations of the U-Net, one for each image and half of classifier-free guidance. CPU s: of "
-    "all threads together, which says more than the clock where others use the machine too. MB: "
+    "Everything per image, in brackets as a multiple of the plain pipeline. Network rows: "
+    "evaluations of the network, one for each image and half of classifier-free guidance. CPU s: "
+    "of all threads together, which says more than the clock where others use the machine too. MB: "
     "tensors alive at the same time, without weights and cache."
 )
 

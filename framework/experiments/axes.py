@@ -12,15 +12,20 @@ The axes of a plan are multiplied with each other, the first varying slowest.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from framework.config.layers import Layer, merge
-from framework.errors import UserError, unknown_name
-from framework.options.typed import shown
+from framework.errors import UserError, shown, unknown_name
 from framework.registry import REGISTRIES
+from framework.runs.machine import free_memory
+
+#: The most pictures of a plan, and the bytes that one takes in memory.
+MOST, CELL = 1_000_000, 4096
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def make_variants(axes: Mapping[str, Any], exclude: Any = None) -> list[Variant]
             excluded, or two variants have one name.
     """
     columns = [choices_of(axis, values) for axis, values in axes.items()]
+    check_count(math.prod(map(len, columns)))
     variants = [
         Variant(_name(choices) or "default", choices)
         for choices in (tuple(c) for c in product(*columns))
@@ -98,6 +104,20 @@ def make_variants(axes: Mapping[str, Any], exclude: Any = None) -> list[Variant]
             raise UserError(f"Two variants are called '{each.name}'; give each its own name.")
         names.add(each.name)
     return kept
+
+
+def check_count(cells: int) -> None:
+    """Refuse a plan of more pictures than a run folder, or the memory, can list.
+
+    Raises:
+        UserError: with the number.
+    """
+    most = min(MOST, free_memory() // CELL)
+    if cells > most:
+        raise UserError(
+            f"The plan has at least {cells:,} pictures; at most {most:,} go into one run here. "
+            "Give fewer values, concepts, prompts or seeds, or several plans."
+        )
 
 
 def choices_of(axis: str, values: Any) -> list[Choice]:
@@ -125,9 +145,8 @@ def choices_of(axis: str, values: Any) -> list[Choice]:
         )
     if not choices:
         raise UserError(f"The plan is empty: the axis '{axis}' has no value; give at least one.")
-    labels = [choice.label for choice in choices]
-    for label in labels:
-        if labels.count(label) > 1:
+    for label, times in Counter(choice.label for choice in choices).items():
+        if times > 1:
             raise UserError(f"The axis '{axis}' has '{label}' twice; give each value once.")
     return choices
 

@@ -68,7 +68,7 @@ def order(config: Config) -> tuple[str, str, str]:
 
 
 def cost(batch: Batch) -> float:
-    """Rough relative cost of drawing a batch: U-Net rows over all steps."""
+    """Rough relative cost of drawing a batch: network rows over all steps."""
     config = batch.setting.config
     rows = 1.0
     if config.injector["name"] != "none":

@@ -35,6 +35,7 @@ class Cell:
         prompt_index: place of the prompt in its list.
         prompt: with ``{}`` for the concept.
         seed: as the plan gives it.
+        noise_seed: of the start noise; the same for every variant, whatever the order.
         file: path of the picture inside the run folder.
     """
 
@@ -44,12 +45,8 @@ class Cell:
     prompt_index: int
     prompt: str
     seed: int
+    noise_seed: int
     file: str
-
-    @property
-    def noise_seed(self) -> int:
-        """Seed of the start noise: the same for every variant, whatever the order."""
-        return noise_seed(self.concept, self.prompt, self.seed)
 
     @property
     def pair(self) -> tuple[str, str, int]:
@@ -87,6 +84,8 @@ def noise_seed(concept: str, prompt: str, seed: int) -> int:
 def digest_of(config: Config, *more: Any) -> str:
     """Hash of a resolved configuration and of what else a picture depends on."""
     plain = asdict(config)
+    if not config.sources:  # nothing but our own parts
+        del plain["sources"]
     for key in WITHOUT_EFFECT:
         plain.pop(key, None)
     for key in ("device", "notes"):

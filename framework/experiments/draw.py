@@ -15,20 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from framework.backbones.loading import load_pipeline
-from framework.composer import build_parts
+from framework.composer import make_sampler
+from framework.concepts.text import SLOT, check_words, fill
 from framework.config.page import Config
 from framework.experiments.batches import Batch, order
-from framework.experiments.cells import slug
+from framework.experiments.cells import Cell, Setting, slug
 from framework.experiments.folder import LOG, whole, write_picture
+from framework.experiments.options import RunConfig
+from framework.metrics.text import plain_prompt
 from framework.runs.atomic import write_atomic
 from framework.runs.progress import no_progress
 from framework.sampling.cache import CacheConfig, make_cache
 from framework.sampling.cache.store import Cache, MemoryCache
-from framework.sampling.sampler import Sampler
-from framework.training.personalize import fingerprint, learn
-from framework.types import Concept, SamplerOutput
+from framework.training.personalize import fingerprint, learn, plug_in
+from framework.types import Concept, Masks, SamplerOutput
 from framework.viz.points import spread_points
 
 logger = logging.getLogger(__name__)
@@ -38,23 +42,17 @@ class Artist:
     """Draws batches, one pipeline in memory at a time.
 
     Args:
-        folder: of the run.
         weights: folder of learned weights.
         learns: whether concepts are learned; else the model knows them.
         device: where the models run.
-        matches: how many matches are noted with each picture.
+        traced: whether the last matched step is kept of what is drawn.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        weights: Path,
-        learns: bool = True,
-        device: str = "cpu",
-        matches: int = 16,
+        self, weights: Path, learns: bool = True, device: str = "cpu", traced: bool = True
     ) -> None:
-        self.folder, self.weights, self.learns = folder, weights, learns
-        self.device, self.matches = device, matches
+        self.weights, self.learns = weights, learns
+        self.device, self.traced = device, traced
         self._model: tuple[str, Any] | None = None
         self._loaded: tuple[str, Callable[[], Any]] | None = None
         self._cache: tuple[CacheConfig, Cache] | None = None
@@ -65,19 +63,38 @@ class Artist:
         concept = setting.subject
         pipe = self.pipe(setting.config)
         self._personalize(pipe, concept, setting.config)
-        sampler = Sampler(
-            pipe,
-            concept,
-            build_parts(setting.config),
-            setting.config.sampler,
-            self._reference_cache(setting.config),
-        )
+        cache = self._reference_cache(setting.config)
+        sampler = make_sampler(pipe, concept, setting.config, cache)
         with no_progress():
             return sampler(
                 [cell.prompt for cell in batch.cells],
                 seed=[cell.noise_seed for cell in batch.cells],
-                return_trace="last" if self.matches else False,
+                return_trace="last" if self.traced else False,
             )
+
+    def rehearse(self, setting: Setting) -> None:
+        """Run the parts of a setting together once, before anything is learned.
+
+        One latent of the plain noun is drawn for as many steps as it takes until the injector acts,
+        so that layers, grids, words or parts that do not fit show at once and not after a training.
+
+        Raises:
+            UserError: whatever of the configuration does not fit the model.
+        """
+        config, concept = setting.config, setting.subject
+        pipe = self.pipe(config)
+        self._unload()
+        for text in dict.fromkeys(
+            [*(cell.prompt for cell in setting.cells), config.sampler.reference_prompt]
+        ):
+            check_words(pipe.tokenizer, plain_prompt(fill(text, concept), concept))
+        if config.concept.weights is None and concept.placeholder and self.learns:
+            config.part("personalizer").check(pipe, concept)
+        plain = replace(concept, placeholder="")
+        steps = min(config.injector.get("start_step", 1) + 1, config.sampler.num_inference_steps)
+        with no_progress():
+            sampler = make_sampler(pipe, plain, config)
+            sampler(SLOT, seed=0, num_inference_steps=steps, output_type="latent")
 
     def learn(self, config: Config, concept: Concept) -> Path | None:
         """Learned weights of a concept; one process trains, others wait. None without a word."""
@@ -115,9 +132,12 @@ class Artist:
             return
         self._unload()
         path = self.learn(config, concept)
-        if path is not None:
-            restore = config.part("personalizer").load(pipe, path, concept)
-            self._loaded = key, restore
+        if path is None:
+            return
+        if config.concept.weights is None:
+            self._loaded = key, config.part("personalizer").load(pipe, path, concept)
+        else:  # of whatever kind
+            self._loaded = key, plug_in(pipe, path, concept, config)
 
     def _unload(self) -> None:
         if self._loaded is not None:
@@ -141,6 +161,33 @@ def weights_folder(root: Path, concept: Concept, config: Config) -> Path:
     return root / f"{slug(concept.name)}-{kind}-{fingerprint(concept, config)[:12]}"
 
 
+def seen_of(result: SamplerOutput, row: int) -> dict[str, Tensor]:
+    """What the last matched step saw of one picture, from its conditional half.
+
+    Returns:
+        ``flow`` (H, W, 2) in cells, ``confidence``, ``mask`` and ``reference_mask`` (H, W) in
+        [0, 1], ``step`` (scalar); empty where nothing was matched.
+    """
+    if not result.trace or result.trace[-1].flow is None or result.trace[-1].confidence is None:
+        return {}
+    step = result.trace[-1]
+    place = row - len(step.latents)
+    flow, confidence = step.flow[place].float(), step.confidence[place].float()
+    masks = step.masks or Masks(*[torch.ones_like(step.confidence)] * 2)
+    return {
+        "flow": flow,
+        "confidence": confidence,
+        "mask": masks.target[place].float(),
+        "reference_mask": masks.reference[place].float(),
+        "step": torch.tensor(step.step),
+    }
+
+
+def flow_file(folder: Path, cell: Cell) -> Path:
+    """Where :func:`seen_of` of a picture is kept."""
+    return folder / LOG / "flows" / f"{cell.id}.safetensors"
+
+
 def matches_of(result: SamplerOutput, row: int, count: int) -> list[list[float]]:
     """Spread-out matches of one picture in its last matched step.
 
@@ -148,15 +195,13 @@ def matches_of(result: SamplerOutput, row: int, count: int) -> list[list[float]]
         ``[x, y, x', y', confidence]`` each: from the picture to the reference, as shares of the
         side, cells' centres.
     """
-    if not result.trace or result.trace[-1].flow is None or result.trace[-1].confidence is None:
+    seen = seen_of(result, row)
+    if not seen:
         return []
-    step = result.trace[-1]
-    last_half = row - len(step.latents)
-    flow, confidence = step.flow[last_half].float(), step.confidence[last_half].float()
-    mask = torch.ones_like(confidence) if step.masks is None else step.masks.target[last_half]
+    flow, confidence, mask = (seen[name] for name in ("flow", "confidence", "mask"))
     height, width = confidence.shape
     found = []
-    for x, y in spread_points(mask.float(), count):
+    for x, y in spread_points(mask, count):
         dx, dy = flow[y, x].tolist()
         found.append(
             [
@@ -170,9 +215,10 @@ def matches_of(result: SamplerOutput, row: int, count: int) -> list[list[float]]
     return found
 
 
-def write_batch(folder: Path, batch: Batch, result: SamplerOutput, matches: int) -> int:
+def write_batch(folder: Path, batch: Batch, result: SamplerOutput, run: RunConfig) -> int:
     """Write the pictures of a batch that are not there; how many those were."""
     written = 0
+    first = batch.setting.cells[0].seed
     for row, (cell, image) in enumerate(zip(batch.cells, result.images, strict=True)):
         if whole(folder, cell):
             continue
@@ -180,8 +226,12 @@ def write_batch(folder: Path, batch: Batch, result: SamplerOutput, matches: int)
         extra = {
             "reference_index": sampler.reference_index,
             "resize": sampler.resize,
-            "matches": matches_of(result, row, matches),
+            "matches": matches_of(result, row, run.matches),
         }
+        seen = seen_of(result, row)
+        if seen and cell.prompt_index < run.flows and cell.seed == first:
+            content = {name: tensor.contiguous().cpu() for name, tensor in seen.items()}
+            write_atomic(flow_file(folder, cell), save(content))
         write_picture(folder, cell, image, extra)
         written += 1
     return written

@@ -12,12 +12,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from framework.backbones.loading import pick_device
+from framework.errors import UserError
 from framework.experiments.batches import Batch, cost, order
 from framework.experiments.draw import Artist, weights_folder
-from framework.experiments.folder import LOG, WEIGHTS, missing, open_folder, plan_batches
+from framework.experiments.folder import LOG, missing, plan_batches
 from framework.experiments.plan import Plan
-from framework.experiments.run import device_count
+from framework.experiments.run import device_count, run_device, weights_root
+from framework.runs.folder import RunFolder
 from framework.runs.progress import no_progress
 from framework.training.personalize import NOTE
 
@@ -27,19 +28,20 @@ logger = logging.getLogger(__name__)
 STEPS = (2, 6)
 
 
-def describe(plan: Plan, folder: Path, timed: int = 2) -> str:
+def describe(plan: Plan, place: RunFolder, timed: int = 2) -> str:
     """The plan in words, for ``--dry-run``.
 
     Args:
         plan: the plan.
-        folder: where it would run; what is there already is counted, nothing is written.
+        place: where it would run; what is there already is counted, nothing is written.
         timed: how many cells are drawn to tell the time: the cheapest variant, the dearest, others.
 
     Raises:
         UserError: the folder holds another plan.
     """
-    if folder.is_dir() and (folder / "plan.json").is_file():
-        open_folder(folder, plan)
+    refusal, folder = place.refusal(), place.path
+    if refusal is not None:
+        raise UserError(refusal)
     batches = plan_batches(plan)
     todo = missing(folder, batches)
     cells = plan.cells
@@ -71,7 +73,7 @@ def _range(values: set[int]) -> str:
 
 def _untrained(plan: Plan, folder: Path, todo: list[Batch]) -> list[Batch]:
     """One batch for each training that is still to be done."""
-    root = Path(plan.run.weights).expanduser() if plan.run.weights else folder / WEIGHTS
+    root = weights_root(plan, folder)
     found: dict[Any, Batch] = {}
     for batch in todo:
         config, subject = batch.setting.config, batch.setting.subject
@@ -92,11 +94,11 @@ def _timed(
     by_cost = sorted(first.values(), key=lambda b: cost(b) / len(b.cells))
     ends = [by_cost[0], by_cost[-1], *by_cost[1:-1]]
     chosen = list({b.setting.variant: b for b in ends}.values())[:timed]
-    device = str(pick_device("auto" if plan.run.accelerator == "auto" else plan.run.accelerator))
+    device = str(run_device(plan.run))
     seconds: dict[str, float] = {}
     sizes: list[int] = []
     with tempfile.TemporaryDirectory() as scratch:
-        artist = Artist(Path(scratch), Path(scratch), False, device, plan.run.matches)
+        artist = Artist(Path(scratch), False, device, plan.run.matches > 0)
         for batch in chosen:
             plain = _unlearned(batch)
             artist.draw(plain)  # prepares model and reference

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,9 +18,11 @@ from framework.config.evaluation import EvaluationConfig
 from framework.config.page import ConceptConfig
 from framework.errors import UserError
 from framework.experiments.cells import Cell, slug
-from framework.experiments.folder import CELLS, PLAN, read_plan, whole
+from framework.experiments.folder import read_cells, read_plan, whole
 from framework.experiments.log import log_scores
+from framework.experiments.page import write_report
 from framework.experiments.plan import Plan
+from framework.experiments.plots import write_plots
 from framework.experiments.results import Results, summarise
 from framework.experiments.tables import (
     csv_text,
@@ -34,7 +35,8 @@ from framework.metrics.diversity import lpips_distance
 from framework.metrics.loading import Encoders, load_encoders
 from framework.metrics.panel import SCORES, Panel
 from framework.metrics.protocols import protocol
-from framework.options.typed import fill
+from framework.metrics.scale import other_concepts
+from framework.options import fill
 from framework.runs.atomic import read_json, write_atomic
 from framework.runs.progress import progress
 
@@ -85,7 +87,8 @@ def evaluate_run(
     found = []
     for name in protocols or said["protocols"]:
         config = protocol(name).apply(base)
-        rows = score_cells(folder, cells, said["concepts"], config, name, device)
+        scoring = Scoring(folder, said["concepts"], config, name, device, bool(said.get("scaled")))
+        rows = score_cells(scoring, cells)
         write_scores(rows, folder, name)
         variants = list(said["variants"])
         results = summarise(rows, variants, said["baseline"], name, said["variants"])
@@ -96,8 +99,6 @@ def evaluate_run(
         write_atomic(folder / "results" / "costs.csv", csv_text(costs))
     log_scores(found, folder, log or (run.run.log if run else "csv"))
     if report:
-        from framework.experiments.page import write_report
-
         write_report(folder, found)
     return found
 
@@ -124,8 +125,6 @@ def cost_rows(folder: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
 
 def write_results(results: Results, folder: Path) -> None:
     """Tables and plots of one protocol, below ``results/<protocol>/``."""
-    from framework.experiments.plots import write_plots
-
     place = folder / "results" / results.protocol
     write_atomic(place / "table.txt", text_table(results))
     write_atomic(place / "table.md", markdown_table(results))
@@ -145,94 +144,70 @@ def print_results(found: Sequence[Results], folder: Path) -> None:
             print(f"  {folder / name}")
 
 
-def read_cells(folder: Path) -> list[Cell]:
-    """The cells of a run folder.
+@dataclass(frozen=True)
+class Scoring:
+    """How the pictures of a run are scored.
 
-    Raises:
-        UserError: their list is missing or damaged.
-    """
-    path = folder / CELLS
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                Cell(
-                    id=row["id"],
-                    variant=row["variant"],
-                    concept=row["concept"],
-                    prompt_index=int(row["prompt_index"]),
-                    prompt=row["prompt"],
-                    seed=int(row["seed"]),
-                    file=row["file"],
-                )
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"'{folder}' is no whole run folder: {path} is missing or damaged. Give the folder of "
-            f"a 'dreammatcher ablate' run; it holds {PLAN} and {CELLS}."
-        ) from error
-
-
-def score_cells(
-    folder: Path,
-    cells: Sequence[Cell],
-    concepts: Mapping[str, Mapping[str, Any]],
-    config: EvaluationConfig,
-    name: str,
-    device: str = "cpu",
-) -> list[dict[str, Any]]:
-    """Every score of every cell; finished concepts of an earlier pass are taken from there.
-
-    Args:
+    Attributes:
         folder: of the run.
-        cells: what to score.
         concepts: name -> its section of the configuration.
         config: encoders and preprocessing.
-        name: of the protocol, for the intermediate files.
+        protocol: its name, for the intermediate files.
         device: where the encoders run.
+        scaled: whether similarities of pictures are also put on the concept's scale.
     """
-    encoders: Encoders | None = None
+
+    folder: Path
+    concepts: Mapping[str, Mapping[str, Any]]
+    config: EvaluationConfig
+    protocol: str
+    device: str = "cpu"
+    scaled: bool = False
+
+    def note(self, concept: str) -> Path:
+        """File of a finished concept's scores."""
+        return self.folder / "scores" / "concepts" / self.protocol / f"{slug(concept)}.json"
+
+
+def score_cells(scoring: Scoring, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Every score of every cell; finished concepts of an earlier pass are taken from there."""
+    encoders = load_encoders(scoring.config, scoring.device)
+    mark = fingerprint_of(encoders, scoring.config) + ("scaled" if scoring.scaled else "")
     rows: list[dict[str, Any]] = []
-    mark = ""
     names = list(dict.fromkeys(cell.concept for cell in cells))
-    for concept in progress(names, f"scores ({name})"):
+    for concept in progress(names, f"scores ({scoring.protocol})"):
         own = [cell for cell in cells if cell.concept == concept]
-        if encoders is None:
-            encoders = load_encoders(config, device)
-            mark = fingerprint_of(encoders, config)
-        note = folder / "scores" / "concepts" / name / f"{slug(concept)}.json"
-        key = _key(folder, own, mark)
+        note, key = scoring.note(concept), _key(scoring.folder, own, mark)
         known = read_json(note)
         if known.get("key") != key:
-            known = {"key": key, "rows": _score_concept(folder, own, concepts, config, encoders)}
+            known = {"key": key, **_score_concept(scoring, own, encoders)}
             write_atomic(note, json.dumps(known) + "\n")
         rows.extend(known["rows"])
     order = {cell.id: place for place, cell in enumerate(cells)}
     return sorted(rows, key=lambda row: order[row["id"]])
 
 
-def _score_concept(
-    folder: Path,
-    cells: Sequence[Cell],
-    concepts: Mapping[str, Mapping[str, Any]],
-    config: EvaluationConfig,
-    encoders: Encoders,
-) -> list[dict[str, Any]]:
-    concept = load_concept(fill("concept", ConceptConfig, concepts[cells[0].concept]))
-    lpips = lpips_distance(config.lpips)
-    panel = Panel(encoders, concept, config.text, lpips=lpips)
+def _score_concept(scoring: Scoring, cells: Sequence[Cell], encoders: Encoders) -> dict[str, Any]:
+    """``rows`` of the cells of one concept, and its ``scale`` for each similarity of pictures."""
+    section = fill("concept", ConceptConfig, scoring.concepts[cells[0].concept])
+    concept, lpips = load_concept(section), lpips_distance(scoring.config.lpips)
+    panel = Panel(encoders, concept, scoring.config.text, lpips=lpips)
+    others = other_concepts(section.library, concept) if scoring.scaled else []
+    scales = panel.scales(others) if scoring.scaled else {}
     rows = []
     for variant in dict.fromkeys(cell.variant for cell in cells):
         own = [cell for cell in cells if cell.variant == variant]
-        images = [load_image(folder / cell.file) for cell in own]
+        images = [load_image(scoring.folder / cell.file) for cell in own]
         scores = panel.score(images, [cell.prompt for cell in own], [cell.prompt for cell in own])
+        for name, scale in scales.items():
+            scores[f"{name}_scaled"] = [scale.place_or_nan(value) for value in scores[name]]
         for place, cell in enumerate(own):
             row: dict[str, Any] = {key: getattr(cell, key) for key in IDENTITY}
             for name in SCORES:
                 value = scores[name][place] if name in scores else None
                 row[name] = None if value is None or value != value else round(value, 6)
             rows.append(row)
-    return rows
+    return {"rows": rows, "scale": {name: scale.to_dict() for name, scale in scales.items()}}
 
 
 def fingerprint_of(encoders: Encoders, config: EvaluationConfig) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,54 +17,55 @@ from PIL.PngImagePlugin import PngInfo
 
 from framework.errors import UserError
 from framework.experiments.batches import Batch, batches_of
-from framework.experiments.cells import Cell, metadata
+from framework.experiments.cells import Cell, metadata, slug
 from framework.experiments.plan import Plan
-from framework.runs.atomic import write_atomic
+from framework.experiments.tables import csv_text
+from framework.runs.atomic import read_json, write_atomic
+from framework.runs.folder import RunFolder
 
 PLAN = "plan.json"
 CELLS = "cells.csv"
 WEIGHTS = "weights"
 LOG = "log"
+VARIANTS = "variants"
+#: What a picture's file says of it.
+MADE_OF = ("id", "concept", "prompt", "seed", "noise_seed")
 
 
-def open_folder(folder: Path, plan: Plan) -> Path:
+def plan_folder(path: Path | str, plan: Plan) -> RunFolder:
+    """The folder of a plan, told apart by all its cells; the scoring may change."""
+    here = json.loads(json.dumps(described(plan)))
+    beside = (CELLS, WEIGHTS, LOG, VARIANTS)
+    place = Path(path).expanduser()
+    return RunFolder(place, PLAN, here, None, "run", beside, _differences)
+
+
+def open_folder(folder: Path | RunFolder, plan: Plan) -> Path:
     """Make the folder of a plan, or go on in it.
+
+    Args:
+        folder: a path for this plan alone, or a folder that is told apart in another way.
+        plan: the plan.
 
     Raises:
         UserError: it holds another plan (saying what differs), or strangers' files, or is a file.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"The output '{folder}' is a file; give a folder.")
-    noted = folder / PLAN
-    if noted.is_file():
-        _check_same(folder, _read(noted), plan)
-        return folder
-    strangers = sorted(e.name for e in folder.iterdir() if not e.name.startswith(".")) if (
-        folder.is_dir()
-    ) else []  # fmt: skip
-    strangers = [name for name in strangers if name not in (CELLS, WEIGHTS, LOG, "variants")]
-    if strangers:
-        raise UserError(
-            f"The output folder '{folder}' is not empty and holds no ablation: it has "
-            f"{', '.join(strangers[:4])}, but no {PLAN}. Give a new or an empty folder."
-        )
-    write_plan(folder, plan)
-    return folder
+    place = folder if isinstance(folder, RunFolder) else plan_folder(folder, plan)
+    path = place.open()
+    if read_json(path / PLAN) != json.loads(json.dumps(described(plan))):
+        write_plan(path, plan)
+    return path
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
     """``variants/*.yaml``, ``cells.csv``, and last ``plan.json``."""
-    from framework.experiments.cells import slug
-    from framework.experiments.tables import csv_text
-
     seen: set[str] = set()
     for setting in plan.settings:
         if setting.variant in seen:
             continue
         seen.add(setting.variant)
         text = OmegaConf.to_yaml(OmegaConf.create(asdict(setting.config)))
-        write_atomic(folder / "variants" / f"{slug(setting.variant)}.yaml", text)
+        write_atomic(folder / VARIANTS / f"{slug(setting.variant)}.yaml", text)
     rows = [metadata(cell, {"file": cell.file}) for cell in plan.cells]
     write_atomic(folder / CELLS, csv_text(rows))
     write_atomic(folder / PLAN, json.dumps(described(plan), indent=2) + "\n")
@@ -80,6 +82,7 @@ def described(plan: Plan) -> dict[str, Any]:
         "protocols": list(plan.protocols),
         "concepts": {s.concept: asdict(s.config.concept) for s in reversed(plan.settings)},
         "evaluation": asdict(plan.config.evaluation),
+        "scaled": plan.scaled,
         "cells": len(plan.cells),
         "settings": {f"{s.variant} / {s.concept}": s.digest[:16] for s in plan.settings},
         "prompts": list(dict.fromkeys(cell.prompt for cell in plan.cells)),
@@ -110,7 +113,8 @@ def missing(folder: Path, batches: Sequence[Batch]) -> list[Batch]:
 def write_picture(folder: Path, cell: Cell, image: Image.Image, extra: dict[str, Any]) -> None:
     """The picture, then its metadata, each in one piece; the second says the first is there."""
     info = PngInfo()
-    info.add_text("dreammatcher", json.dumps(metadata(cell, {}), sort_keys=True))
+    told = {key: getattr(cell, key) for key in MADE_OF}  # not whose variant: equal cells, bytes
+    info.add_text("dreammatcher", json.dumps(told, sort_keys=True))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
     content = buffer.getvalue()
@@ -125,23 +129,13 @@ def plan_batches(plan: Plan) -> list[Batch]:
     return batches_of(plan.settings)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged; remove its folder, or give another output folder."
-        ) from error
-    return said if isinstance(said, dict) else {}
-
-
-def _check_same(folder: Path, there: dict[str, Any], plan: Plan) -> None:
-    here = json.loads(json.dumps(described(plan)))
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What tells two plans apart, in words; nothing for the same cells."""
     if there.get("identity") == here["identity"]:
-        if there != here:  # the scoring may change
-            write_atomic(folder / PLAN, json.dumps(here, indent=2) + "\n")
-        return
-    differing = []
+        return []
+    differing = (
+        [f"it is the plan '{there.get('name')}'"] if there.get("name") != here["name"] else []
+    )
     for key in ("variants", "concepts", "prompts", "seeds"):
         if _names(there.get(key)) != _names(here[key]):
             differing.append(f"{key}: {_brief(there.get(key))} there, {_brief(here[key])} now")
@@ -150,13 +144,9 @@ def _check_same(folder: Path, there: dict[str, Any], plan: Plan) -> None:
         changed = [name for name, digest in here["settings"].items() if old.get(name) != digest]
         differing.append(
             f"the resolved configuration (or the reference pictures) of {len(changed)} of its "
-            f"settings, '{changed[0] if changed else '?'}' for one; compare {folder}/variants "
-            "with 'dreammatcher ablate --dry-run'"
+            f"settings, '{changed[0] if changed else '?'}' for one; see the files in {VARIANTS}/"
         )
-    raise UserError(
-        f"The output folder '{folder}' holds the run of another plan, '{there.get('name')}': "
-        f"{'; '.join(differing)}. Give another --output, or remove that one."
-    )
+    return differing
 
 
 def _names(value: Any) -> Any:
@@ -172,14 +162,35 @@ def read_plan(folder: Path) -> dict[str, Any]:
     path = Path(folder) / PLAN
     if not path.is_file():
         raise UserError(
-            f"'{folder}' holds no ablation: it has no {PLAN}. Give a folder that 'dreammatcher "
-            "ablate' wrote."
+            f"'{folder}' holds no run that can be scored: it has no {PLAN}. Give a folder that "
+            "'dreammatcher ablate', 'compare' or 'demo' wrote."
         )
-    said = _read(path)
+    said = read_json(path)
     lacking = [key for key in ("variants", "concepts", "evaluation", "baseline") if key not in said]
     if lacking:
         raise UserError(f"{path} is damaged: it lacks {', '.join(lacking)}; draw it anew.")
     return said
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """The cells of a run folder.
+
+    Raises:
+        UserError: their list is missing or damaged.
+    """
+    path = folder / CELLS
+    numbers = ("prompt_index", "seed", "noise_seed")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Cell(**row | {key: int(row[key]) for key in numbers})
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"'{folder}' is no whole run folder: {path} is missing or damaged. Give the folder of "
+            f"a 'dreammatcher ablate' run; it holds {PLAN} and {CELLS}."
+        ) from error
 
 
 def _brief(value: Any) -> str:

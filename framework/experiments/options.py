@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from framework.errors import UserError
 from framework.options import PartConfig, option
 from framework.runs.loggers import KINDS
 
@@ -30,3 +31,26 @@ class RunConfig(PartConfig):
     )
     log: str = option("csv", "log of progress and scores, below log/", choices=KINDS)
     matches: int = option(16, "matches kept with each picture for the report; 0: none", low=0)
+    flows: int = option(
+        0, "prompts whose first picture keeps flow, confidence and masks, below log/flows/", low=0
+    )
+
+
+def placed(run: RunConfig, device: str) -> RunConfig:
+    """Where a plan runs whose configuration names a device (``model.device``) itself.
+
+    Raises:
+        UserError: ``run`` says otherwise.
+    """
+    if device == "auto":
+        return run
+    kind, _, index = device.partition(":")
+    accelerator = {"cuda": "gpu"}.get(kind, kind)
+    said = {"cuda": "gpu"}.get(run.accelerator, run.accelerator)
+    if said not in ("auto", accelerator) or (index and run.devices != "auto"):
+        raise UserError(
+            f"model.device is '{device}', and run.accelerator is '{run.accelerator}' with "
+            f"run.devices {run.devices}; give one of the two."
+        )
+    devices = [int(index)] if index.isdigit() else run.devices
+    return replace(run, accelerator=accelerator, devices=devices)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,12 @@ from framework.concepts.folders import load_concept
 from framework.concepts.images import load_image
 from framework.config.page import ConceptConfig
 from framework.experiments.cells import Cell
-from framework.experiments.evaluate import read_cells
-from framework.experiments.folder import read_plan
+from framework.experiments.folder import read_cells, read_plan
 from framework.experiments.results import Results
-from framework.experiments.tables import note
+from framework.experiments.tables import note, read_scores
 from framework.metrics.panel import LOWER, SCORES
 from framework.metrics.protocols import protocol
-from framework.options.typed import fill
+from framework.options import fill
 from framework.runs.atomic import write_atomic
 from framework.types import Concept
 from framework.viz.matches import sized_reference
@@ -145,17 +143,11 @@ def _protocol(results: Results) -> dict[str, Any]:
 
 def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
     """What the page computes filtered means from."""
-    with (folder / "scores" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-        return [
-            {
-                "id": row["id"],
-                "variant": row["variant"],
-                "concept": row["concept"],
-                "prompt": row["prompt"],
-                **{key: float(row[key]) for key in SCORES if row.get(key)},
-            }
-            for row in csv.DictReader(file)
-        ]
+    return [
+        {key: row[key] for key in ("id", "variant", "concept", "prompt")}
+        | {key: row[key] for key in SCORES if row[key] is not None}
+        for row in read_scores(folder, name)
+    ]
 
 
 def _plots(folder: Path, found: Sequence[Results]) -> list[dict[str, str]]:

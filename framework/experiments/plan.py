@@ -10,9 +10,15 @@
     concepts: all                         # names in concept.library; or name -> its settings
     prompts: ["a photo of a {}"]          # or lists by name, which a concept chooses from
     seeds: [0, 1]
+    noise: seed                           # start noise: of the seed alone, as everywhere; cell: of
+                                          # concept, prompt and seed, independent between cells
     learn: true                           # false: the model knows the concepts already
+    plugins: [my_module]                  # modules whose parts the plan names
     run: {devices: auto}                  # see RunConfig; nothing here changes a picture
     protocols: [corrected]                # how pictures are scored
+    scaled: false                         # whether similarities are also put on the scale from
+                                          # another object (0) to another real picture (1)
+    layout: images/{variant}/{concept}/{prompt:03d}-{seed}.png
 
 ``{concept}`` in ``model.path`` and ``concept.weights`` stands for the concept's name.
 """
@@ -27,9 +33,9 @@ from typing import Any
 
 from framework.config.page import Config
 from framework.errors import UserError, unknown_name
-from framework.experiments.axes import Variant
+from framework.experiments.axes import Variant, check_count
 from framework.experiments.cells import Cell, Setting
-from framework.experiments.options import RunConfig
+from framework.experiments.options import RunConfig, placed
 from framework.experiments.plan_file import read_plan_file
 from framework.experiments.subjects import Subjects, check_unique_files, concepts_of
 from framework.experiments.variants import Resolver, check_distinct, variants_of
@@ -53,6 +59,7 @@ class Plan:
             ``concept.weights``).
         run: where and how it runs.
         protocols: names of the scoring protocols.
+        scaled: whether similarities are put on the scale, too.
         config: the first variant's configuration without a concept: model and evaluation.
     """
 
@@ -65,6 +72,7 @@ class Plan:
     learn: bool
     run: RunConfig
     protocols: tuple[str, ...]
+    scaled: bool
     config: Config = field(repr=False)
 
     @property
@@ -98,6 +106,8 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
     check_distinct(configs)
     first = next(iter(configs.values()))
     entries = concepts_of(said.concepts, first.concept.library)
+    check_count(len(variants) * len(entries) * len(said.seeds))
+    run = placed(said.run, first.model.device)
     subjects = Subjects(said)
     settings = []
     for name, entry in entries.items():
@@ -117,8 +127,9 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
         concepts=subjects.first,
         settings=tuple(settings),
         learn=said.learn,
-        run=said.run,
+        run=run,
         protocols=tuple(_protocols(said.protocols)),
+        scaled=said.scaled,
         config=first,
     )
 

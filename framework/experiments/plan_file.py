@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from framework.config.layers import Layer, find_base, from_override, plain, read_yaml
+from framework.config.page import MAX_SEED
 from framework.config.resources import config_file
-from framework.errors import UserError, unknown_name
+from framework.errors import UserError, shown, unknown_name
 from framework.experiments.axes import flat
 from framework.experiments.options import RunConfig
-from framework.options.typed import fill, shown
+from framework.options import fill
 
 ALL = "all"
 FOLDER = "ablations"
+#: Where a picture's start noise comes from: its seed alone, or its concept, prompt and seed.
+NOISES = ("seed", "cell")
+#: Where a picture lies in the run folder; the names of the plan's axes may stand there, too.
+LAYOUT = "images/{variant}/{concept}/{prompt:03d}-{seed}.png"
 
 
 @dataclass
@@ -33,9 +39,13 @@ class PlanFile:
     concepts: Any = ALL
     prompts: Any = None
     seeds: list[int] = field(default_factory=lambda: [0])
+    noise: str = "seed"
     learn: bool = True
+    plugins: list[str] = field(default_factory=list)
     run: RunConfig = field(default_factory=RunConfig)
     protocols: list[str] = field(default_factory=lambda: ["corrected"])
+    scaled: bool = False
+    layout: str = LAYOUT
 
 
 def read_plan_file(
@@ -119,21 +129,32 @@ def _typed(raw: Layer) -> dict[str, Any]:
         ("protocols", list, "a list of names"),
         ("seeds", list, "a list of integers"),
         ("learn", bool, "true or false"),
+        ("scaled", bool, "true or false"),
+        ("layout", str, "text"),
+        ("plugins", list, "a list of module names"),
+        ("noise", str, f"one of {', '.join(NOISES)}"),
     ):
         if raw.get(key) is None:
             raw.pop(key, None)
         elif not isinstance(raw[key], kinds):
             raise UserError(f"{key} is {shown(raw[key])}; expected {words}.")
     raw["config"] = mapping("config", raw.get("config"))
-    seeds = raw.get("seeds", [0])
+    if raw.get("noise", NOISES[0]) not in NOISES:
+        raise UserError(f"noise is {shown(raw['noise'])}; expected one of {', '.join(NOISES)}.")
+    check_seeds(raw.get("seeds", [0]))
+    return raw
+
+
+def check_seeds(seeds: Sequence[Any]) -> None:
+    """Refuse seeds that torch's generators do not take, or that are given twice."""
     if not seeds:
         raise UserError("The plan is empty: seeds has no entry; give at least one, e.g. [0].")
     for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise UserError(f"seeds has {shown(seed)}; expected integers of at least 0.")
-        if seeds.count(seed) > 1:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+            raise UserError(f"seeds has {shown(seed)}; expected integers from 0 to {MAX_SEED}.")
+    for seed, times in Counter(seeds).items():
+        if times > 1:
             raise UserError(f"seeds has {seed} twice; give each once.")
-    return raw
 
 
 def mapping(key: str, value: Any) -> dict[str, Any]:

@@ -64,14 +64,13 @@ def curve(results: Results, key: str) -> Figure:
     figure = Figure(figsize=(3.2 * len(names), 2.9), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        found = [(results.settings[v][key], results.entries[v].get(name)) for v in order]
-        found = [(x, entry) for x, entry in found if entry is not None]
-        axis.plot([x for x, _ in found], [e.mean.mean for _, e in found], "o-", markersize=4)
-        if all(e.mean.low is not None for _, e in found):
-            axis.fill_between(
-                [x for x, _ in found], [e.mean.low for _, e in found],
-                [e.mean.high for _, e in found], alpha=0.18,
-            )  # fmt: skip
+        scored = [v for v in order if name in results.entries[v]]
+        values = [results.settings[v][key] for v in scored]
+        means = [results.entries[v][name].mean for v in scored]
+        axis.plot(values, [mean.mean for mean in means], "o-", markersize=4)
+        if all(mean.low is not None for mean in means):
+            low, high = [mean.low for mean in means], [mean.high for mean in means]
+            axis.fill_between(values, low, high, alpha=0.18)
         axis.set_xlabel(key, fontsize=9)
         axis.set_title(SCORES[name], fontsize=10)
         _plain(axis)

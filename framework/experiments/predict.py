@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,9 @@ from framework.errors import UserError
 from framework.experiments.batches import Batch, share
 from framework.experiments.draw import Artist, note_time, reset_memory, write_batch
 from framework.experiments.folder import missing
+from framework.experiments.options import RunConfig
 from framework.experiments.plan import Plan
+from framework.experiments.ranks import SharedPlan, failure, note_failure
 from framework.runs.interrupts import stop_when_terminated, terminable
 from framework.types import SamplerOutput
 
@@ -67,22 +68,14 @@ class AblationModule(pl.LightningModule):
         self.plan, self.folder, self.weights = plan, folder, weights
         self.batches = list(batches)
         self._stops = terminable()
-        self._parent = os.getppid()
         self._artist: list[Artist] = []
 
     @property
     def artist(self) -> Artist:
         """Made on first use, on this rank's device."""
         if not self._artist:
-            self._artist.append(
-                Artist(
-                    self.folder,
-                    self.weights,
-                    self.plan.learn,
-                    str(self.device),
-                    self.plan.run.matches,
-                )
-            )
+            traced = bool(self.plan.run.matches or self.plan.run.flows)
+            self._artist.append(Artist(self.weights, self.plan.learn, str(self.device), traced))
         return self._artist[0]
 
     def on_predict_start(self) -> None:
@@ -100,20 +93,31 @@ class AblationModule(pl.LightningModule):
         return batch
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> SamplerOutput | None:
-        """Draw a batch, unless another run has drawn it meanwhile.
+        """Draw a batch, unless another run has drawn it meanwhile or one of the processes failed.
 
         Raises:
-            UserError: this is not the first process, and what started it was killed.
+            UserError: it cannot be drawn, and this is the only process; of several, each goes to
+                the end, and the first one says it there.
         """
-        if self.global_rank and os.getppid() != self._parent:
-            raise UserError("the process that started this one has ended; run the command again.")
-        if not missing(self.folder, [batch]):
+        several = self.trainer.world_size > 1
+        if not missing(self.folder, [batch]) or (several and self._ended()):
             return None
         reset_memory(str(self.device))
         began, start = time.time(), time.perf_counter()
-        result = self.artist.draw(batch)
+        try:
+            result = self.artist.draw(batch)
+        except UserError as error:
+            if not several:
+                raise
+            note_failure(self.folder, error)
+            return None
         note_time(self.folder, batch, began, time.perf_counter() - start, str(self.device))
         return result
+
+    def _ended(self) -> bool:
+        strategy = self.trainer.strategy
+        lost = isinstance(strategy, SharedPlan) and strategy.lost()
+        return lost or failure(self.folder) is not None
 
     def on_predict_end(self) -> None:
         """Leave the pipeline as it was loaded."""
@@ -126,12 +130,12 @@ class PictureWriter(BasePredictionWriter):
 
     Args:
         folder: of the run.
-        matches: how many matches are noted with each picture.
+        run: which matches are noted with each picture.
     """
 
-    def __init__(self, folder: Path, matches: int) -> None:
+    def __init__(self, folder: Path, run: RunConfig) -> None:
         super().__init__("batch")
-        self.folder, self.matches = folder, matches
+        self.folder, self.run = folder, run
 
     def write_on_batch_end(
         self,
@@ -145,7 +149,7 @@ class PictureWriter(BasePredictionWriter):
     ) -> None:
         """See :class:`pytorch_lightning.callbacks.BasePredictionWriter`."""
         if prediction is not None:
-            write_batch(self.folder, batch, prediction, self.matches)
+            write_batch(self.folder, batch, prediction, self.run)
 
 
 def _same(item: Any) -> Any:

@@ -5,32 +5,144 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.strategies import DDPStrategy
 
-from framework.errors import UserError
+from framework.backbones.loading import pick_device
+from framework.config.resources import resolve_path
+from framework.errors import UserError, first_line
 from framework.experiments.batches import Batch
+from framework.experiments.cells import Setting
+from framework.experiments.draw import Artist
+from framework.experiments.evaluate import evaluate_run
 from framework.experiments.folder import WEIGHTS, missing, open_folder, plan_batches
 from framework.experiments.log import Progress, drawing_logger
 from framework.experiments.options import RunConfig
 from framework.experiments.plan import Plan
 from framework.experiments.predict import AblationModule, PictureWriter
+from framework.experiments.ranks import (
+    LOST,
+    SharedPlan,
+    can_start_others,
+    end_with_the_first,
+    failure,
+    first_rank,
+    forget_failure,
+)
+from framework.experiments.results import Results
+from framework.metrics.loading import load_encoders
+from framework.metrics.protocols import protocol
+from framework.runs.folder import RunFolder
 from framework.runs.interrupts import interruptible
+from framework.runs.machine import check_picture_size, check_processes, cpu_cores, folder_bytes
 from framework.runs.progress import progress_enabled
 
 logger = logging.getLogger(__name__)
 
-#: A rank that has finished waits for the others; predicting has no other synchronisation.
-PATIENCE = timedelta(days=14)
+
+def run_experiment(
+    plan: Plan, folder: Path | RunFolder, *, scored: bool = True, report: bool = True
+) -> tuple[int, list[Results]]:
+    """Check, draw and score a plan; tables, plots and the page are written.
+
+    Args:
+        plan: the plan.
+        folder: of the run; see :func:`run_plan`.
+        scored: whether pictures are scored.
+        report: whether the page is written.
+
+    Returns:
+        How many pictures were missing, and the results, one for each protocol; none in a process
+        that is not the first one.
+
+    Raises:
+        UserError: whatever of the plan cannot be used, before anything is learned.
+    """
+    end_with_the_first()
+    path = folder.path if isinstance(folder, RunFolder) else Path(folder).expanduser()
+    if first_rank():
+        check_machine(plan)
+        if scored:
+            check_encoders(plan)
+        rehearse(plan, missing(path, plan_batches(plan)))
+    drawn = run_plan(plan, folder)
+    if not first_rank() or not scored:
+        return drawn, []
+    return drawn, evaluate_run(plan, path, report=report)
 
 
-def run_plan(plan: Plan, folder: Path, batches: Sequence[Batch] | None = None) -> int:
+def check_encoders(plan: Plan) -> None:
+    """Load what will score the pictures once, so that what is missing is said before the drawing.
+
+    Raises:
+        UserError: an encoder cannot be loaded.
+    """
+    for name in plan.protocols:
+        load_encoders(protocol(name).apply(plan.config.evaluation))
+
+
+def check_machine(plan: Plan) -> None:
+    """Refuse what this machine does not have: devices, processes, memory for the pictures.
+
+    Raises:
+        UserError: with what there is.
+    """
+    kind = run_device(plan.run).type
+    count = plan.run.devices
+    if isinstance(count, list):
+        count = max(count, default=0) + 1
+    if isinstance(count, int) and plan.run.num_nodes == 1:
+        each = folder_bytes(resolve_path(plan.config.model.path))
+        check_processes("run.devices", count, kind, each)
+    for config in {id(each.config): each.config for each in plan.settings}.values():
+        check_picture_size(config.sampler.height or 8, config.sampler.width or 8)
+
+
+def rehearse(plan: Plan, todo: Sequence[Batch]) -> None:
+    """Run every variant's parts together once; see :meth:`Artist.rehearse`.
+
+    Raises:
+        UserError: whatever does not fit, by its variant where there are several.
+    """
+    seen: dict[tuple[str, ...], Setting] = {}
+    for batch in todo:
+        setting = batch.setting
+        prompts = [cell.prompt for cell in setting.cells]
+        seen.setdefault((setting.variant, *prompts), setting)
+    artist = Artist(Path(), plan.learn, str(run_device(plan.run)))
+    for setting in seen.values():
+        try:
+            artist.rehearse(setting)
+        except UserError as error:
+            if len(plan.variants) == 1:
+                raise
+            raise UserError(f"Variant '{setting.variant}': {error}") from error
+    artist.close()
+
+
+def run_device(run: RunConfig) -> torch.device:
+    """The device of the first process.
+
+    Raises:
+        UserError: there is none of that kind here.
+    """
+    if run.accelerator in ("auto", "cpu", "mps"):
+        return pick_device(run.accelerator)
+    if run.accelerator not in ("gpu", "cuda"):
+        raise UserError(
+            f"run.accelerator is '{run.accelerator}'; expected auto, cpu, gpu, cuda or mps."
+        )
+    if not torch.cuda.is_available():
+        raise UserError(f"run.accelerator is '{run.accelerator}', but there is no GPU here.")
+    first = run.devices[0] if isinstance(run.devices, list) and run.devices else 0
+    return torch.device("cuda", int(first))
+
+
+def run_plan(plan: Plan, folder: Path | RunFolder, batches: Sequence[Batch] | None = None) -> int:
     """Draw what is missing of a plan.
 
     Args:
@@ -44,30 +156,61 @@ def run_plan(plan: Plan, folder: Path, batches: Sequence[Batch] | None = None) -
     Raises:
         UserError: the folder is another plan's, or a part of the plan cannot be run.
     """
-    folder = open_folder(folder, plan)
+    path = open_folder(folder, plan)
     if plan.run.threads is not None and not torch.cuda.is_available():
         torch.set_num_threads(plan.run.threads)
-    todo = missing(folder, plan_batches(plan) if batches is None else batches)
+    todo = missing(path, plan_batches(plan) if batches is None else batches)
     cells = sum(len(batch.cells) for batch in todo)
     if not todo:
         return 0
-    rank_zero_info(f"{cells} of {len(plan.cells)} pictures to draw", logger)
-    weights = Path(plan.run.weights).expanduser() if plan.run.weights else folder / WEIGHTS
-    module = AblationModule(plan, folder, weights, todo)
+    if first_rank():
+        logger.info("%d of %d pictures to draw", cells, len(plan.cells))
+        forget_failure(path)
+    weights = weights_root(plan, path)
+    module = AblationModule(plan, path, weights, todo)
     there = len(plan.cells) - cells
-    callbacks = [PictureWriter(folder, plan.run.matches), Progress(folder, todo, there)]
-    curve = drawing_logger(plan.run.log, folder, there)
-    trainer = make_trainer(plan.run, folder, len(todo), callbacks, curve)
+    callbacks = [PictureWriter(path, plan.run), Progress(path, todo, there)]
+    curve = drawing_logger(plan.run.log, path, there)
+    trainer = make_trainer(plan.run, path, len(todo), callbacks, curve)
     with interruptible():
-        trainer.predict(module, return_predictions=False)
-        trainer.strategy.barrier("drawn")  # Lightning has none there; what follows needs all ranks
-    left = missing(folder, todo)
-    if left and trainer.world_size == 1:
+        _predict(trainer, module)
+    left = missing(path, todo)
+    if left and first_rank():
         raise UserError(
-            f"{sum(len(b.cells) for b in left)} pictures of '{folder}' are still missing or "
+            failure(path)
+            or f"{sum(len(b.cells) for b in left)} pictures of '{path}' are still missing or "
             "damaged after the run; is another program writing there? Run the same command again."
         )
     return cells
+
+
+def _predict(trainer: pl.Trainer, module: AblationModule) -> None:
+    """Draw, and wait for the other processes.
+
+    Raises:
+        UserError: one of them has ended.
+    """
+    try:
+        trainer.predict(module, return_predictions=False)
+        trainer.strategy.barrier("drawn")  # Lightning has none there; what follows needs all ranks
+    except RuntimeError as error:  # of the process group, whose classes differ
+        shared = isinstance(trainer.strategy, SharedPlan)
+        if not shared or not (_of_group(error) or trainer.strategy.lost()):
+            raise
+        raise UserError(failure(module.folder) or LOST) from error
+    finally:
+        if isinstance(trainer.strategy, SharedPlan):
+            trainer.strategy.finish()
+
+
+def _of_group(error: RuntimeError) -> bool:
+    words = ("gloo", "Connection closed", "NCCL", "Connection reset", "TCPStore", "process group")
+    return any(word in str(error) for word in words)
+
+
+def weights_root(plan: Plan, folder: Path) -> Path:
+    """Where the learned weights of a run lie."""
+    return Path(plan.run.weights).expanduser() if plan.run.weights else folder / WEIGHTS
 
 
 def make_trainer(
@@ -92,7 +235,7 @@ def make_trainer(
     devices = device_count(run, items)
     strategy: Any = run.strategy
     if strategy in ("auto", "ddp") and _several(devices, run.num_nodes):
-        strategy = DDPStrategy(timeout=PATIENCE)
+        strategy = SharedPlan()
     try:
         return pl.Trainer(
             accelerator=run.accelerator,
@@ -111,7 +254,7 @@ def make_trainer(
         )
     except Exception as error:  # Lightning raises many classes for a wrong combination
         raise UserError(
-            f"run: {str(error).splitlines()[0]} Check accelerator, devices, num_nodes, strategy "
+            f"run: {first_line(error)}. Check accelerator, devices, num_nodes, strategy "
             "and precision of the plan's 'run'."
         ) from error
 
@@ -120,28 +263,12 @@ def device_count(run: RunConfig, items: int) -> Any:
     """What Lightning is given: on a CPU ``auto`` is a process a core, at most one an item."""
     if run.devices != "auto":
         return run.devices
-    on_cpu = run.accelerator == "cpu" or (
-        run.accelerator == "auto"
-        and not torch.cuda.is_available()
-        and not torch.backends.mps.is_available()
-    )
-    if not on_cpu:
+    if run.num_nodes == 1 and not can_start_others() and "WORLD_SIZE" not in os.environ:
+        return 1
+    if run_device(run).type != "cpu":
         return "auto"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     ranks = int(os.environ.get("WORLD_SIZE", "0")) or None  # already started, as by torchrun
-    return ranks or max(1, min(int(cores or 1), items))
-
-
-def rank_zero_info(text: str, log: logging.Logger) -> None:
-    """Say something once, whatever the number of processes."""
-    if first_rank():
-        log.info("%s", text)
-
-
-def first_rank() -> bool:
-    """Whether this process is the one of a run that speaks and scores."""
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-    return all(os.environ.get(name, "0") == "0" for name in ranks)
+    return ranks or max(1, min(cpu_cores(), items))
 
 
 def _several(devices: Any, nodes: int) -> bool:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from framework.concepts.folders import list_concepts, load_concept
 from framework.concepts.text import fill
 from framework.config.page import ConceptConfig, Config
 from framework.errors import UserError, unknown_name
-from framework.experiments.axes import Variant
-from framework.experiments.cells import Cell, Setting, cell_id, digest_of, slug
+from framework.experiments.axes import Variant, check_count
+from framework.experiments.cells import Cell, Setting, cell_id, digest_of, noise_seed, slug
 from framework.experiments.plan_file import ALL, PlanFile, mapping
-from framework.options import options_of
-from framework.options.typed import fill as fill_options
-from framework.options.typed import shown
+from framework.options import fill as fill_options, options_of, shown
 from framework.types import Concept
 
 PER_CONCEPT = ("path", "class_name", "placeholder", "weights", "reference", "prompts", "config")
@@ -32,6 +32,7 @@ class Subjects:
     def __init__(self, said: PlanFile) -> None:
         self.said = said
         self.first: dict[str, Concept] = {}
+        self.cells = 0
         self._loaded: dict[str, Concept] = {}
 
     def setting(
@@ -57,6 +58,8 @@ class Subjects:
         config = _with_reference(config, entry, concept)
         config = replace(config, model=replace(config.model, path=_at(config.model.path, name)))
         prompts = _prompts(self.said.prompts, entry, name)
+        self.cells += len(prompts) * len(self.said.seeds)
+        check_count(self.cells)
         return _setting(variant, name, concept, config, prompts, self.said)
 
 
@@ -149,8 +152,8 @@ def _prompts(said: Any, entry: Mapping[str, Any], concept: str) -> list[str]:
             f"The plan is empty: prompts is {shown(chosen)}; expected a list of at least one text "
             "such as 'a photo of a {}'."
         )
-    for text in chosen:
-        if chosen.count(text) > 1:
+    for text, times in Counter(chosen).items():
+        if times > 1:
             raise UserError(f"prompts has '{text}' twice; give each once.")
     return list(chosen)
 
@@ -179,7 +182,10 @@ def _setting(
         )
     for text in prompts:
         fill(text, concept)
-    digest = digest_of(config, _pictures(concept), said.run.precision, said.learn)
+    made_of = [_pictures(concept), said.run.precision, said.learn]
+    if said.noise != "cell":  # named only where it is not what it always was
+        made_of.append(said.noise)
+    digest = digest_of(config, *made_of)
     cells = tuple(
         Cell(
             id=cell_id(digest, text, seed),
@@ -188,7 +194,8 @@ def _setting(
             prompt_index=place,
             prompt=text,
             seed=seed,
-            file=f"images/{slug(variant.name)}/{slug(name)}/{place:03d}-{seed}.png",
+            noise_seed=noise_seed(name, text, seed) if said.noise == "cell" else seed,
+            file=_file(said.layout, variant, name, place, seed),
         )
         for place, text in enumerate(prompts)
         for seed in said.seeds
@@ -196,14 +203,37 @@ def _setting(
     return Setting(variant.name, name, config, concept, digest, cells)
 
 
+def _file(layout: str, variant: Variant, concept: str, prompt: int, seed: int) -> str:
+    """Where a picture lies, below the run folder.
+
+    Raises:
+        UserError: the layout names what is none, or leads out of the folder.
+    """
+    axes = {c.axis: slug(c.label) for c in variant.choices if c.axis.isidentifier()}
+    known = axes | {"variant": slug(variant.name), "concept": slug(concept)}
+    try:
+        text = layout.format(**known, prompt=prompt, seed=seed)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"layout is '{layout}'; expected a path with some of "
+            f"{', '.join(f'{{{name}}}' for name in (*known, 'prompt', 'seed'))}."
+        ) from error
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or path.suffix != ".png":
+        raise UserError(f"layout is '{layout}'; expected a path of PNG files in the run folder.")
+    return text
+
+
 def check_unique_files(settings: Sequence[Setting]) -> None:
-    """Refuse names that would be written to one folder."""
+    """Refuse names that would be written to one file."""
     places: dict[str, tuple[str, str]] = {}
-    for each in settings:
-        place = f"{slug(each.variant)}/{slug(each.concept)}"
-        if place in places:
-            raise UserError(
-                f"{places[place]} and {(each.variant, each.concept)} would be written to one "
-                "folder; give them names that differ in letters and digits."
-            )
-        places[place] = (each.variant, each.concept)
+    for setting in settings:
+        for cell in setting.cells:
+            before = places.setdefault(cell.file, (cell.variant, cell.concept))
+            if before != (cell.variant, cell.concept):
+                raise UserError(
+                    f"{before} and {(cell.variant, cell.concept)} would be written to one folder; "
+                    "give them names that differ in letters and digits."
+                )
+    if len(places) != sum(len(setting.cells) for setting in settings):
+        raise UserError("layout gives several pictures one path; expected {prompt} and {seed}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from framework.experiments.results import Entry, Results
@@ -27,6 +28,16 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         writer.writerow({k: "" if v is None or v != v else v for k, v in row.items()})
     return buffer.getvalue()
+
+
+def read_scores(folder: Path, protocol: str) -> list[dict[str, Any]]:
+    """The scores of single pictures that a run wrote; numbers as numbers, None where there is
+    none."""
+    with (folder / "scores" / f"{protocol}.csv").open(newline="", encoding="utf-8") as file:
+        return [
+            row | {key: float(row[key]) if row.get(key) else None for key in SCORES}
+            for row in csv.DictReader(file)
+        ]
 
 
 def text_table(results: Results) -> str:

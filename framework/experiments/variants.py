@@ -22,7 +22,7 @@ OWN = {
     "concept.name": "concepts",
     "concept.path": "concepts",
     "concept.library": "config",
-    "plugins": "config",
+    "plugins": "plugins",
 }
 
 
@@ -38,6 +38,8 @@ class Resolver:
 
     def __init__(self, said: PlanFile) -> None:
         self.sources: list[Any] = [{"base": said.base}] if said.base else [None]
+        if said.plugins:
+            self.sources.append({"plugins": said.plugins})
         self.common = flat(said.config)
         check_keys(self.common, "config")
         self.below = load_config([*self.sources, nested(self.common)])

@@ -1,4 +1,4 @@
-"""Reading the outputs of chosen U-Net blocks, and bringing them to one grid."""
+"""Reading the outputs of chosen blocks of the network, and bringing them to one grid."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.backbones.layers import anything, resolve
-from framework.errors import UserError
 from framework.extractors.pca import resized_joint_pca
 from framework.geometry import resize_grid
+from framework.interfaces import Backbone
 from framework.types import Features
 
 
-def block_names(unet: Any, patterns: Sequence[str], what: str = "extractor.blocks") -> list[str]:
-    """Module paths of the chosen blocks, in the order of the U-Net.
+def block_names(
+    backbone: Backbone, patterns: Sequence[str], what: str = "extractor.blocks"
+) -> list[str]:
+    """Module paths of the chosen blocks, in the order of the network.
 
     Raises:
         UserError: a pattern matches nothing.
     """
-    return list(resolve(unet, patterns, anything, what))
+    return list(backbone.modules(patterns, what))
 
 
 @contextmanager
-def captured(unet: Any, patterns: Sequence[str], what: str) -> Iterator[dict[str, Tensor]]:
+def captured(backbone: Backbone, patterns: Sequence[str], what: str) -> Iterator[dict[str, Tensor]]:
     """While it lasts the mapping holds what each chosen block gave in the last evaluation.
 
     Args:
-        unet: the denoising network.
+        backbone: the model.
         patterns: regular expressions on module paths.
         what: the option they come from, for messages.
 
@@ -44,20 +45,13 @@ def captured(unet: Any, patterns: Sequence[str], what: str) -> Iterator[dict[str
 
     def hook(name: str) -> Any:
         def keep(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            tensor = output[0] if isinstance(output, tuple) else output
-            if tensor.dim() != 4:
-                raise UserError(
-                    f"{what}: '{name}' returns shape {tuple(tensor.shape)}; expected "
-                    "(rows, channels, H, W): name a block, a resnet or an attention block."
-                )
-            found[name] = tensor.detach()
+            found[name] = backbone.to_grid(name, output, what).detach()
 
         return keep
 
-    blocks = resolve(unet, patterns, anything, what)
     hooks = [
         module.register_forward_hook(hook(name), with_kwargs=True)
-        for name, module in blocks.items()
+        for name, module in backbone.modules(patterns, what).items()
     ]
     try:
         yield found
@@ -99,5 +93,5 @@ def describe_blocks(
 
 
 def unit(descriptors: Tensor) -> Tensor:
-    """L2-normalise over the last axis; zeros stay zeros."""
+    """L2-normalise (..., D) over the last axis; zeros stay zeros."""
     return descriptors / descriptors.norm(dim=-1, keepdim=True).clamp_min(1e-12)

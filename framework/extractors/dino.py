@@ -15,10 +15,9 @@ from framework.extractors.blocks import unit
 from framework.extractors.pca import joint_pca
 from framework.extractors.vit import DenseEncoder, load_encoder
 from framework.geometry import resize_grid
-from framework.interfaces import FeatureExtractor
-from framework.interfaces.step import StepOutputs, target_pictures
+from framework.interfaces import EXTRACTORS, Backbone, FeatureExtractor
+from framework.interfaces.step import StepOutputs
 from framework.options import PartConfig, option
-from framework.registry import EXTRACTORS
 from framework.types import Features
 
 
@@ -58,7 +57,7 @@ class Dino(FeatureExtractor):
     """
 
     Config = DinoConfig
-    separable = True  # it reads no activations of the running step
+    unsigned = ("every",)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -75,9 +74,9 @@ class Dino(FeatureExtractor):
         return self._encoder
 
     @contextmanager
-    def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
-        """Load the network and put it beside the U-Net; see the base class."""
-        self.encoder.to(next(unet.parameters()).device)
+    def attach(self, backbone: Backbone) -> Iterator[None]:  # type: ignore[override]
+        """Load the network and put it beside the model; see the base class."""
+        self.encoder.to(backbone.device)
         self._reference: Tensor | None = None
         self._last: tuple[int, Features] | None = None
         try:
@@ -90,7 +89,7 @@ class Dino(FeatureExtractor):
         if self._last is not None and 0 <= step.index - self._last[0] < self.config.every:
             return self._last[1]
         halves, targets = step.layout.halves, step.layout.targets
-        pictures = target_pictures(step)[-targets:]
+        pictures = step.pictures[-targets:]
         if self._reference is None:
             self._reference = self._describe(step.reference.image.to(pictures))
         target = self._describe(pictures)

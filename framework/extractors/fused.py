@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,9 @@ from torch import Tensor
 from framework.errors import UserError
 from framework.extractors.blocks import unit
 from framework.geometry import resize_grid
-from framework.interfaces import FeatureExtractor
+from framework.interfaces import EXTRACTORS, Backbone, FeatureExtractor
 from framework.interfaces.step import StepOutputs
-from framework.options import PartConfig, option
-from framework.options.nested import build, split
-from framework.registry import EXTRACTORS
+from framework.options import PartConfig, build, option, options_of
 from framework.types import Features
 
 
@@ -36,8 +35,8 @@ class FusedConfig(PartConfig):
         {"diffusion": {}, "dino": {}},
         "name: its options and its weight, for each extractor; a label with a name: inside serves "
         "where one is used twice",
-        parts="extractor",
-        also=FusedShare,
+        part="extractor",
+        several=FusedShare,
     )
 
 
@@ -58,7 +57,7 @@ class Fused(FeatureExtractor):
         self.inner: list[FeatureExtractor] = []
         self.weights: list[float] = []
         for section in self.config.extractors.values():
-            own, share = split(section, FusedShare)
+            own, share = _split(section)
             if share["weight"] > 0:
                 self.inner.append(build("extractor", own))
                 self.weights.append(share["weight"])
@@ -74,12 +73,20 @@ class Fused(FeatureExtractor):
                 "shows all of them the same step, so give them one value of step."
             )
         self.current = any(each.current for each in self.inner)
-        self.separable = all(each.separable for each in self.inner)
 
-    def signature(self, unet: Any) -> dict[str, Any]:
+    def __copy__(self) -> Fused:
+        """One with copies of its extractors, so that the two share no state of a step."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__, inner=[copy(each) for each in self.inner])
+        return twin
+
+    def signature(self, backbone: Backbone) -> dict[str, Any]:
         """Weights and signatures of those inside; see the base class."""
         inner = zip(self.weights, self.inner, strict=True)
-        return {"name": self.name, "extractors": [[w, each.signature(unet)] for w, each in inner]}
+        return {
+            "name": self.name,
+            "extractors": [[w, each.signature(backbone)] for w, each in inner],
+        }
 
     def remember(self) -> dict[str, Tensor]:
         """What each extractor remembers, under its place."""
@@ -101,11 +108,11 @@ class Fused(FeatureExtractor):
         return " | ".join(each.memory_key() for each in self.inner)
 
     @contextmanager
-    def attach(self, unet: Any) -> Iterator[None]:  # type: ignore[override]
+    def attach(self, backbone: Backbone) -> Iterator[None]:  # type: ignore[override]
         """Attach every extractor; see the base class."""
         with ExitStack() as stack:
             for each in self.inner:
-                stack.enter_context(each.attach(unet))
+                stack.enter_context(each.attach(backbone))
             yield
 
     def describe(self, step: StepOutputs) -> Features:
@@ -119,3 +126,14 @@ class Fused(FeatureExtractor):
             return unit(torch.cat(scaled, dim=-1))
 
         return Features(join([f.target for f in found]), join([f.reference for f in found]))
+
+
+def _split(section: Any) -> tuple[Any, dict[str, Any]]:
+    """An entry -> the extractor's own section (or the ready extractor), and its share."""
+    if not isinstance(section, Mapping):
+        return section, options_of(FusedShare())
+    beside = options_of(FusedShare())
+    return (
+        {key: value for key, value in section.items() if key not in beside},
+        {key: value for key, value in section.items() if key in beside},
+    )

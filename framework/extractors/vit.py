@@ -13,7 +13,7 @@ from timm.data import resolve_data_config
 from torch import Tensor
 
 from framework.config.resources import resolve_path
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 
 
 class DenseEncoder:
@@ -33,7 +33,7 @@ class DenseEncoder:
         self.layers, self.size = layers, size
         own = resolve_data_config({}, model=model)
         self.mean, self.std = (torch.tensor(own[key])[:, None, None] for key in ("mean", "std"))
-        embed = getattr(model, "patch_embed", None)
+        embed: Any = getattr(model, "patch_embed", None)
         patch = getattr(embed, "patch_size", 32)
         self.patch = patch if isinstance(patch, tuple) else (patch, patch)
         strict = getattr(embed, "strict_img_size", False) and not embed.dynamic_img_pad
@@ -133,11 +133,9 @@ def load_encoder(
             except TypeError:  # a network that takes any size as it is
                 made = timm.create_model(name, **options)
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(
-            f"extractor.model '{model}' cannot be loaded: "
-            f"{(lines[0] if lines else type(error).__name__)[:300]} Give a timm name that can be "
-            "had, or a local folder or file."
+            f"extractor.model '{model}' cannot be loaded: {first_line(error)}. Give a timm name "
+            "that can be had, or a local folder or file."
         ) from error
     if not hasattr(made, "forward_intermediates"):
         raise UserError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from framework.interfaces import Guidance, GuidanceInputs
-from framework.registry import GUIDANCE
+from framework.interfaces import GUIDANCE, Guidance, GuidanceInputs
 
 
 @GUIDANCE.register("none")

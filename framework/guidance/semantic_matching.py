@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.backbones.schedule import predicted_clean
 from framework.errors import UserError
 from framework.geometry import warp
-from framework.interfaces import Guidance, GuidanceInputs
+from framework.interfaces import GUIDANCE, Guidance, GuidanceInputs
+from framework.interfaces.levels import clean_from_eps
 from framework.options import PartConfig, option
-from framework.registry import GUIDANCE
 
 
 @dataclass
@@ -24,7 +23,7 @@ class SemanticMatchingConfig(PartConfig):
     distance: str = option("l2", "distance g", choices=("l2", "mse"))
     gradient: str = option(
         "full",
-        "through the whole U-Net, or cut at attention outputs and at z_t",
+        "through the whole network, or cut at attention outputs and at z_t",
         choices=("full", "no_attention"),
     )
     start_step: int = option(4, "first guided step (from 0, absolute)", low=0)
@@ -62,8 +61,8 @@ def masked_distance(
 class SemanticMatching(Guidance):
     """Descends the masked distance of the predicted clean target to the warped clean reference.
 
-    eps <- eps + weight * sqrt(1 - abar_t) * dg/dz_t: adding the gradient to the noise moves
-    z0_hat = (z_t - sigma eps) / sqrt(abar) *against* it, so g falls. With ``gradient:
+    eps <- eps + weight * s * dg/dz_t: adding the gradient to the noise moves
+    z0_hat = (z_t - s eps) / a *against* it, so g falls. With ``gradient:
     no_attention`` z0_hat is formed with a detached z_t and the gradient is cut at every attention
     output, as the released program does, which turns its sign; there it is subtracted.
     """
@@ -90,9 +89,8 @@ class SemanticMatching(Guidance):
 
     def correct(self, inputs: GuidanceInputs) -> Tensor:
         """See :meth:`framework.interfaces.Guidance.correct`."""
-        sigma = (1 - inputs.alpha_bar) ** 0.5
         latents = inputs.latents.detach() if self.truncated else inputs.latents
-        predicted = predicted_clean(inputs.eps, latents, inputs.alpha_bar)
+        predicted = clean_from_eps(inputs.eps, latents, inputs.level)
         warped = warp(inputs.reference_clean, inputs.correspondence.flow)
         weight = inputs.correspondence.confidence * inputs.masks.target
         distance = masked_distance(
@@ -104,6 +102,6 @@ class SemanticMatching(Guidance):
         )
         gradient = torch.autograd.grad(distance.sum(), inputs.latents)[0]
         sign = -1.0 if self.truncated else 1.0
-        return inputs.eps.detach() + sign * self.config.weight * sigma * gradient.to(
+        return inputs.eps.detach() + sign * self.config.weight * inputs.level.s * gradient.to(
             inputs.eps.dtype
         )

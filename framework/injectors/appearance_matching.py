@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from framework.injectors.functional import attention, blend, warp_tokens
+from framework.interfaces import INJECTORS
 from framework.interfaces.injector import AttentionInputs, Injector
-from framework.registry import INJECTORS
 from framework.types import Correspondence, Masks
 
 

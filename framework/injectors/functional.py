@@ -16,7 +16,18 @@ def attention(
     scale: float | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """softmax(Q K^T * scale + bias) V, fused; the stock processors' own call."""
+    """softmax(Q K^T * scale + bias) V, fused; the stock processors' own call.
+
+    Args:
+        query: (B, heads, N, d).
+        key: (B, heads, M, d).
+        value: (B, heads, M, d).
+        scale: of the products; None: 1 / sqrt(d).
+        bias: broadcast to (B, heads, N, M).
+
+    Returns:
+        (B, heads, N, d).
+    """
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from framework.injectors.functional import attention
+from framework.interfaces import INJECTORS
 from framework.interfaces.injector import AttentionInputs, Injector
-from framework.registry import INJECTORS
 from framework.types import Correspondence, Masks
 
 

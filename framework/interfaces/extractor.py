@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from framework.interfaces.backbone import Backbone
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.interfaces.step import StepOutputs
-from framework.options.nested import section_of
-from framework.sampling.cache.fingerprint import of_part
+from framework.registry import Registry
+from framework.runs.fingerprint import of_part
 from framework.types import Features
 
 
@@ -22,28 +23,30 @@ class FeatureExtractor(Part, ABC):
 
     What a subclass declares:
 
-    * :meth:`describe`, called after a U-Net evaluation in which both branches took part; it may
-      read the predicted clean latents, decode them, or use what :meth:`attach`'s hooks captured;
-    * optionally :meth:`attach`, a context manager around a whole sampling call that installs
-      hooks on the U-Net and removes every one of them on leaving, also after an exception.
+    * :meth:`describe`, called after the targets were evaluated; it may read the predicted clean
+      latents and the reference, and decode them;
+    * optionally :meth:`attach`, a context manager around a whole sampling call.
+
+    One that reads activations of the network derives from
+    :class:`framework.extractors.activations.ActivationExtractor`, which hooks, remembers and
+    recalls; it declares how descriptors are made of activations, and nothing else.
+
+    The reference is evaluated apart from the targets, once for all of them, and what it left may
+    come from a cache: hooks of one's own see the reference's rows first, after which
+    :meth:`remember` is called, and the targets' rows later, before :meth:`recall` and
+    :meth:`describe`.
 
     The descriptors of one step serve the matching of the *next* step (the paper's choice), unless
     :attr:`current` is set, and guidance in the same step.
     """
 
-    #: Whether a step is matched with its *own* descriptors. They exist only after a U-Net
+    #: Whether a step is matched with its *own* descriptors. They exist only after an
     #: evaluation, so the sampler then evaluates both branches once without injection before every
-    #: matched step (twice the U-Net's work there). May be set by the constructor.
+    #: matched step (twice the work there). May be set by the constructor.
     current: bool = False
 
-    #: Whether the reference branch may be evaluated apart from the targets, so that it runs once
-    #: for all of them and can be cached. Then hooks see first the reference's rows alone, after
-    #: which :meth:`remember` is called, and later, after :meth:`recall`, the targets' alone
-    #: (``step.layout.references`` is 0). False: both are always evaluated together.
-    separable: bool = False
-
-    #: Options that change no channel's meaning.
-    unsigned: tuple[str, ...] = ("step", "every")
+    #: Options that change no channel's meaning, see :meth:`signature`.
+    unsigned: tuple[str, ...] = ()
 
     def remember(self) -> dict[str, Tensor]:
         """What :meth:`describe` will need of the reference branch just evaluated, by name."""
@@ -56,22 +59,27 @@ class FeatureExtractor(Part, ABC):
         """Names what :meth:`remember` gives for one evaluation: equal keys, equal memory."""
         return of_part(self, private=False)
 
-    def signature(self, unet: object) -> dict[str, Any]:
+    def signature(self, backbone: Backbone) -> dict[str, Any]:
         """What its channels mean: what was learned over descriptors fits those of this signature.
 
         Default: its section of a configuration, without the options in :attr:`unsigned`.
 
         Args:
-            unet: the U-Net it looks at.
+            backbone: the model it looks at.
 
         Returns:
             Plain values, as JSON has them.
         """
-        section = section_of(self)
+        section = self.section()
         return {key: value for key, value in section.items() if key not in self.unsigned}
 
-    def attach(self, unet: object) -> AbstractContextManager[None]:
-        """Install hooks for the duration of a sampling call. Default: nothing to install."""
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Install hooks for the duration of a sampling call. Default: nothing to install.
+
+        Args:
+            backbone: the model; ``backbone.modules`` finds modules of its network, and
+                ``backbone.to_grid`` makes their outputs grids.
+        """
         return nullcontext()
 
     @abstractmethod
@@ -98,3 +106,12 @@ class FeatureExtractor(Part, ABC):
         check_shape(f"{who}: target", features.target, (pairs, None, None, None))
         check_shape(f"{who}: reference", features.reference, tuple(features.target.shape))
         return features
+
+
+#: Every extractor by its name.
+EXTRACTORS = Registry(
+    "extractor",
+    "framework.extractors",
+    FeatureExtractor,
+    "activations of target and reference -> descriptors",
+)

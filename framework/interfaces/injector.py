@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from framework.errors import UserError
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
 from framework.options import PartConfig, option
+from framework.registry import Registry
 from framework.types import Correspondence, Masks
 
 
@@ -46,27 +48,60 @@ class InjectorConfig(PartConfig):
             )
 
 
+#: What an injector may name in :attr:`Injector.uses`.
+TENSORS = ("query", "key", "value", "hidden_state", "cross_attention")
+
+
 @dataclass(frozen=True)
 class AttentionInputs:
     """What one self-attention layer knows, per pair.
 
     Attributes:
         query, key, value: of the targets, (B, heads, H * W, d).
-        reference_query, reference_key, reference_value: of the reference, repeated beside each
-            target, same shape; empty where :attr:`Injector.uses` does not name them.
+        reference: what :attr:`Injector.uses` names of the reference, repeated beside each target:
+            ``query``, ``key`` and ``value``, (B, heads, H * W, d); ``hidden_state``, what the layer
+            is given, (B, H * W, C); ``cross_attention``, the mean over heads of the map of the last
+            cross-attention layer of this grid before it, (B, H * W, tokens), absent if there is
+            none.
         grid: (H, W).
         scale: factor on the attention logits; None is 1 / sqrt(d).
+        target: ``hidden_state`` and ``cross_attention`` of the targets, where ``uses`` names them.
+        tokens: by ``target`` and ``reference`` for each pair where the concept's tokens stand in
+            its prompt (the last axis of ``cross_attention``).
+        layer: the layer's path.
+        step: step index t, 0 at noise.
+        signal, noise: the step's level, a and s in z = a z0 + s eps.
+        matches: what layers before this one were matched with in this step, by path.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    reference_query: Tensor
-    reference_key: Tensor
-    reference_value: Tensor
+    reference: Mapping[str, Tensor]
     grid: tuple[int, int]
     scale: float | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    target: Mapping[str, Tensor] = field(default_factory=dict)
+    tokens: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    layer: str = ""
+    step: int = 0
+    signal: float = 1.0
+    noise: float = 0.0
+    matches: Mapping[str, Correspondence] = field(default_factory=dict)
+
+    @property
+    def reference_query(self) -> Tensor:
+        """``reference["query"]``."""
+        return self.reference["query"]
+
+    @property
+    def reference_key(self) -> Tensor:
+        """``reference["key"]``."""
+        return self.reference["key"]
+
+    @property
+    def reference_value(self) -> Tensor:
+        """``reference["value"]``."""
+        return self.reference["value"]
 
 
 class Injector(Part, ABC):
@@ -76,7 +111,7 @@ class Injector(Part, ABC):
 
     * :meth:`attend`, a pure function of tensors; ``framework.injectors.functional`` has
       :func:`attention`, :func:`warp_tokens` and :func:`blend`;
-    * ``uses``, if it looks at a part of the reference's tensors only: the others are then neither
+    * ``uses``, what it looks at of the reference, some of :data:`TENSORS`: the others are neither
       repeated nor cached;
     * ``needs_correspondence = False`` if it uses no matches (then no features are computed).
 
@@ -85,7 +120,7 @@ class Injector(Part, ABC):
     """
 
     Config = InjectorConfig
-    #: Which of the reference's tensors it looks at; the others may be empty.
+    #: Which of the reference's tensors it looks at; it is given no others.
     uses: tuple[str, ...] = ("query", "key", "value")
     needs_correspondence: bool = True
     injects: bool = True
@@ -126,3 +161,12 @@ class Injector(Part, ABC):
         confidence = correspondence.confidence
         trusted = (confidence >= threshold) & (confidence > 0)
         return Correspondence(correspondence.flow, trusted.to(confidence.dtype))
+
+
+#: Every injector by its name.
+INJECTORS = Registry(
+    "injector",
+    "framework.injectors",
+    Injector,
+    "attention of both + matches -> the target's attention",
+)

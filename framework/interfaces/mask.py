@@ -8,9 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
+from framework.interfaces.backbone import Backbone
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
-from framework.sampling.cache.fingerprint import of_part
+from framework.interfaces.step import StepContext
+from framework.registry import Registry
+from framework.runs.fingerprint import of_part
 from framework.types import Layout, Masks
 
 
@@ -19,16 +22,22 @@ class MaskProvider(Part, ABC):
 
     What a subclass declares:
 
-    * :meth:`masks`, called from inside a U-Net evaluation by each matched layer;
-    * optionally :meth:`attach`, a context manager around a sampling call, and :meth:`begin_step`.
+    * :meth:`masks`, called from inside an evaluation of the network by each matched layer;
+    * optionally :meth:`begin_step`, which is told the step, the reference's picture, the prediction
+      of the step before, its descriptors and its matches (a mask may be made of any of them);
+    * optionally :meth:`attach`, a context manager around a sampling call.
+
+    One made of cross-attention maps derives from
+    :class:`framework.masks.attention_maps.AttentionMapMask`, which captures, remembers and recalls
+    them; it declares how a mask is made of maps, and nothing else.
+
+    The reference is evaluated apart from the targets, once for all of them, and what it left may
+    come from a cache: a step has one evaluation of the reference, after which :meth:`remember` is
+    called, and, after :meth:`begin_step` and :meth:`recall`, one of the targets.
     """
 
-    #: Whether the reference branch may be evaluated apart from the targets, so that it runs once
-    #: for all of them and can be cached. Then a step has two U-Net evaluations: one with the layout
-    #: of the reference alone (no targets), after which :meth:`remember` is called, and, after
-    #: :meth:`begin_step` and :meth:`recall`, one of the targets alone (no references). False: both
-    #: are always evaluated together.
-    separable: bool = False
+    #: How many earlier steps' descriptors :meth:`begin_step` is handed.
+    history: int = 0
 
     def remember(self) -> dict[str, Tensor]:
         """What masks will need of the reference branch just evaluated, by name."""
@@ -43,7 +52,7 @@ class MaskProvider(Part, ABC):
 
     def attach(
         self,
-        unet: object,
+        backbone: Backbone,
         layout: Layout,
         latent_size: tuple[int, int],
         target_tokens: list[list[int]],
@@ -52,19 +61,23 @@ class MaskProvider(Part, ABC):
         """Prepare for a sampling call; everything installed is gone on leaving.
 
         Args:
-            unet: the denoising network.
-            layout: order of the rows with the reference taking part.
+            backbone: the model; ``backbone.tapped`` shows the attention to the text.
+            layout: order of the target rows.
             latent_size: (h, w) of the latents.
             target_tokens: for each of the N targets the positions of the concept's tokens.
             reference_tokens: those of the reference prompt.
         """
         return nullcontext()
 
-    def begin_step(self, layout: Layout) -> None:
-        """Forget what the previous step left. Called before every U-Net evaluation."""
+    def begin_step(self, context: StepContext) -> None:
+        """Forget what the previous evaluation left, and learn what is known of the step.
+
+        Called before the reference is evaluated (``context.shows_reference``) and before the
+        targets are.
+        """
 
     def paused(self) -> AbstractContextManager[None]:
-        """While it lasts a U-Net evaluation leaves no trace in the masks."""
+        """While it lasts an evaluation of the network leaves no trace in the masks."""
         return nullcontext()
 
     @property
@@ -96,3 +109,12 @@ class MaskProvider(Part, ABC):
         check_shape(f"{who}: target", result.target, (pairs, height, width))
         check_shape(f"{who}: reference", result.reference, (pairs, height, width))
         return result
+
+
+#: Every mask provider by its name.
+MASKS = Registry(
+    "mask",
+    "framework.masks",
+    MaskProvider,
+    "where the concept is, in target and reference",
+)

@@ -7,9 +7,12 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from framework.errors import UserError
+from framework.interfaces.backbone import Backbone
 from framework.interfaces.extractor import FeatureExtractor
 from framework.interfaces.part import Part
 from framework.interfaces.shapes import check_shape
+from framework.interfaces.step import StepContext
+from framework.registry import Registry
 from framework.types import Correspondence, Features, Masks, Views
 
 
@@ -39,6 +42,8 @@ class Matcher(Part, ABC):
     needs_truth: bool = False
     #: While sampling, pictures are decoded anew in every so many steps.
     views_every: int = 1
+    #: How many earlier steps' descriptors :meth:`begin_step` is handed while sampling.
+    history: int = 0
     #: Channels D its descriptors must have; None: any. Set by the constructor where weights decide.
     width: int | None = None
     #: Whether gradients reach the descriptors through the flow or the confidence.
@@ -52,14 +57,22 @@ class Matcher(Part, ABC):
         """Load what matching needs, such as weights; called before a sampling call begins, so that
         what is missing is told at once. Default: nothing to load."""
 
-    def check_extractor(self, extractor: FeatureExtractor, unet: object) -> None:
+    def begin_step(self, context: StepContext) -> None:
+        """Learn what is known of the step whose layers are matched next: its index and noise level,
+        the matches of the step before, earlier descriptors. Default: nothing is kept.
+
+        A match depends on its arguments and on the last context alone; one that was told none
+        matches as if there had been no step before.
+        """
+
+    def check_extractor(self, extractor: FeatureExtractor, backbone: Backbone) -> None:
         """Refuse an extractor whose descriptors it cannot use, before anything is computed.
 
         Default: any will do.
 
         Args:
             extractor: whose descriptors it will be given.
-            unet: the U-Net that extractor looks at.
+            backbone: the model that extractor looks at.
 
         Raises:
             UserError: with what is different and what to choose.
@@ -185,3 +198,7 @@ class ImageMatcher(Matcher):
         assert views is not None
         height, width = masks.target.shape[1:]
         return self.match_views(views, (height, width), masks)
+
+
+#: Every matcher by its name.
+MATCHERS = Registry("matcher", "matchers", Matcher, "descriptors -> flow and confidence")

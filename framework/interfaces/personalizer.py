@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from framework.interfaces.part import Part
+from framework.registry import Registry
 from framework.types import Concept
 
 
@@ -81,3 +82,12 @@ class Personalizer(Part, ABC):
         Raises:
             UserError: the file is missing, or is for another family or width (both shapes given).
         """
+
+
+#: Every personalizer by its name.
+PERSONALIZERS = Registry(
+    "personalizer",
+    "personalizers",
+    Personalizer,
+    "a few images of a concept -> something the pipeline can load",
+)

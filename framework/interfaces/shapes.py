@@ -12,6 +12,11 @@ from framework.errors import UserError
 def check_shape(what: str, tensor: Tensor, expected: Sequence[int | None]) -> None:
     """Refuse a tensor of another shape; ``None`` in ``expected`` permits any size.
 
+    Args:
+        what: names the tensor in the message.
+        tensor: of any shape.
+        expected: e.g. (2, None, None) for two maps.
+
     Raises:
         UserError: with both shapes.
     """

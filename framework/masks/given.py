@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from framework.concepts.preprocess import nearest_pixels
 from framework.config.resources import resolve_path
+from framework.config.sampler import RESIZE_MODES
 from framework.errors import UserError
 from framework.geometry import resize_mask
-from framework.interfaces import MaskProvider
+from framework.interfaces import MASKS, Backbone, MaskProvider
 from framework.options import PartConfig, option
-from framework.registry import MASKS
 from framework.types import Layout, Masks
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -32,7 +32,7 @@ class GivenMaskConfig(PartConfig):
     index: int = option(
         0, "which picture of the folder, by name; as sampler.reference_index", low=0
     )
-    resize: str = option("crop", "as sampler.resize", choices=("crop", "stretch"))
+    resize: str = option("crop", "as sampler.resize", choices=RESIZE_MODES)
 
 
 @MASKS.register("given")
@@ -44,19 +44,18 @@ class GivenMask(MaskProvider):
     """
 
     Config = GivenMaskConfig
-    separable = True
 
     @contextmanager
     def attach(  # type: ignore[override]
         self,
-        unet: Any,
+        backbone: Backbone,
         layout: Layout,
         latent_size: tuple[int, int],
         target_tokens: list[list[int]],
         reference_tokens: list[int],
     ) -> Iterator[None]:
         """Read the picture; see the base class."""
-        device = next(unet.parameters()).device
+        device = backbone.device
         self._mask = read_mask(self._file(), *latent_size, self.config.resize).to(device)
         yield
 
@@ -87,7 +86,8 @@ def read_mask(file: Path, height: int, width: int, mode: str) -> Tensor:
         file: a picture; grey values are soft.
         height: rows.
         width: columns.
-        mode: ``crop`` or ``stretch``, as the reference picture itself is brought to size.
+        mode: ``crop``, ``stretch`` or ``stretch_nearest``, as the reference picture itself is
+            brought to size.
 
     Returns:
         (1, height, width) in [0, 1].
@@ -102,6 +102,8 @@ def read_mask(file: Path, height: int, width: int, mode: str) -> Tensor:
         raise UserError(f"mask.path: '{file}' cannot be read as a picture: {error}.") from error
     if mode == "crop":
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.NEAREST)
-    else:
+    elif mode == "stretch":
         picture = picture.resize((width, height), Image.Resampling.NEAREST)
+    else:
+        picture = nearest_pixels(picture, height, width)
     return torch.from_numpy(np.array(picture, dtype=np.float32) / 255.0)[None]

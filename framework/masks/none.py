@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from framework.interfaces import MaskProvider
-from framework.registry import MASKS
+from framework.interfaces import MASKS, MaskProvider
 from framework.types import Masks
 
 
@@ -13,12 +12,10 @@ from framework.types import Masks
 class NoMask(MaskProvider):
     """All ones: every cell counts as foreground."""
 
-    separable = True
-
-    def attach(self, unet, layout, latent_size, target_tokens, reference_tokens):  # type: ignore[no-untyped-def]
+    def attach(self, backbone, layout, latent_size, target_tokens, reference_tokens):  # type: ignore[no-untyped-def]
         """Remember the device only."""
-        self._device = next(unet.parameters()).device
-        return super().attach(unet, layout, latent_size, target_tokens, reference_tokens)
+        self._device = backbone.device
+        return super().attach(backbone, layout, latent_size, target_tokens, reference_tokens)
 
     def masks(self, height: int, width: int, pairs: int) -> Masks:
         """See :meth:`framework.interfaces.MaskProvider.masks`."""

@@ -21,10 +21,10 @@ from framework.matchbench.measures import at_points, predicted_points, right_poi
 from framework.matchbench.memory import peak_memory
 from framework.matchbench.observe import Look, Observatory, Prepared, check_size
 from framework.matchbench.pairs import Source, stack, truth_on_grid
-from framework.matchbench.run_folder import GROUPS, LEFT_OUT, open_folder, read_records
+from framework.matchbench.run_folder import GROUPS, LEFT_OUT, bench_folder, read_records
 from framework.runs.atomic import write_atomic
 from framework.runs.progress import no_progress, progress
-from framework.sampling.session import match_on_grid
+from framework.sampling.matching import match_on_grid
 from framework.types import Correspondence, Features, Views
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Bench:
         Raises:
             UserError: no combination can run, or the folder holds another benchmark.
         """
-        open_folder(self.folder, self.about)
+        bench_folder(self.folder, self.about).open()
         records: list[Record] = []
         rehearsed = False
         for index in progress(range(len(self.source)), "matching", unit="group"):
@@ -123,7 +123,7 @@ class Bench:
             label = extractor.label if described else NO_EXTRACTOR
             try:
                 if described:
-                    matcher.part.check_extractor(extractor.part, self.observatory.model.unet)
+                    matcher.part.check_extractor(extractor.part, self.observatory.model)
                 memory = peak_memory(
                     lambda m=matcher.part: self._match(m, look, self._views(m, look, prepared)),
                     self.observatory.model.device,
@@ -161,6 +161,7 @@ class Bench:
         features = None
         if matcher.needs_features:  # as new tensors, so that none profits from an earlier one
             features = Features(look.features.target.detach(), look.features.reference.detach())
+        matcher.begin_step(look.context)
         with torch.no_grad():
             return match_on_grid(features, look.masks, self.observatory.grid, matcher, views)
 

@@ -26,7 +26,7 @@ class WarpedPictures:
         seed: other seeds give other warps.
         size: (height, width) of the pictures in pixels.
         grid: cells of the matched grid, (H, W).
-        prompt: what the pictures show, for the U-Net.
+        prompt: what the pictures show, for the network.
         class_name: the object's noun in the prompt, for masks; empty: no masks.
 
     Raises:

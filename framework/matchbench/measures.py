@@ -49,11 +49,6 @@ def _cells(grid: Tensor, points: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     return row.clamp(0, grid.shape[0] - 1), column.clamp(0, grid.shape[1] - 1)
 
 
-def end_point_errors(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Euclidean distance of each point: (P, 2), (P, 2) -> (P,)."""
-    return (predicted - truth).norm(dim=-1)
-
-
 def pck(errors: Tensor, box: float, threshold: float) -> float:
     """Percentage of correct keypoints, as a share: errors of at most ``threshold * box``.
 

@@ -1,4 +1,4 @@
-"""A group seen as the sampler would see it: noised to a step, through the U-Net, described."""
+"""A group seen as the sampler would see it: noised to a step, through the network, described."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import Condition, TextToImageModel
-from framework.backbones.schedule import make_scheduler, timesteps_of
+from framework.backbones.choose import backbone_of
 from framework.concepts.text import concept_positions, unknown_words
 from framework.config.page import Config
 from framework.errors import UserError
-from framework.interfaces import FeatureExtractor, MaskProvider
-from framework.interfaces.step import StepOutputs
+from framework.interfaces import Condition, Denoiser, FeatureExtractor, MaskProvider
+from framework.interfaces.levels import noisy
+from framework.interfaces.step import StepContext, StepOutputs
 from framework.masks.none import NoMask
 from framework.matchbench.folder import hash_of
 from framework.matchbench.pairs import Group, Target
@@ -55,16 +54,18 @@ class Look:
     """What one step shows of a group.
 
     Attributes:
-        step: what the U-Net evaluation left behind; its layout has one half, the conditional.
+        step: what the evaluation left behind; its layout has one half, the conditional.
         features: descriptors, (K, H, W, D).
         masks: on the latent's grid, (K, h, w).
         seconds: the extractor took.
+        context: what matchers are told of the step.
     """
 
     step: StepOutputs
     features: Features
     masks: Masks
     seconds: float
+    context: StepContext
 
 
 class Observatory:
@@ -83,13 +84,18 @@ class Observatory:
 
     def __init__(self, pipe: Any, config: Config) -> None:
         self.pipe, self.config = pipe, config
-        self.model = TextToImageModel(pipe)
+        self.model = backbone_of(pipe)
         side, sampler = self.model.image_size, config.sampler
         self.size = sampler.height or side, sampler.width or side
         self.grid = self.model.latent_size(*self.size)
-        scheduler = make_scheduler(sampler.scheduler, pipe.scheduler)
-        times = timesteps_of(scheduler, sampler.num_inference_steps, self.model.device)
-        self.denoiser = Denoiser(self.model, scheduler, times, *self.size)
+        schedule = self.model.schedule(
+            sampler.num_inference_steps,
+            self.size,
+            sampler.scheduler,
+            sampler.timestep_spacing,
+            sampler.scheduler_options,
+        )
+        self.denoiser = Denoiser(self.model, schedule, *self.size)
         self.trajectory = config.part("trajectory")
         self._told: set[str] = set()
 
@@ -114,18 +120,18 @@ class Observatory:
     def look(
         self, prepared: Prepared, extractor: FeatureExtractor, steps: Sequence[int]
     ) -> Iterator[Look]:
-        """Evaluate the U-Net at some steps and describe each.
+        """Evaluate the network at some steps and describe each.
 
         Args:
             prepared: see :meth:`prepare`.
-            extractor: what describes; hooked to the U-Net for as long as the iteration lasts.
+            extractor: what describes; hooked to the network for as long as the iteration lasts.
             steps: indices of sampling steps, in rising order.
         """
-        layout = Layout(1, 1, len(prepared.clean))
+        layout = Layout(1, len(prepared.clean))
         condition = self._condition(prepared.prompts)
         with ExitStack() as stack, torch.no_grad():
             mask = self._mask(prepared, layout, stack)
-            stack.enter_context(extractor.attach(self.model.unet))
+            stack.enter_context(extractor.attach(self.model))
             for index in steps:
                 yield self._look(prepared, extractor, index, layout, condition, mask)
 
@@ -139,19 +145,30 @@ class Observatory:
         mask: MaskProvider,
     ) -> Look:
         timestep, denoiser = self.denoiser.timesteps[index], self.denoiser
-        abar = denoiser.alpha_bar(timestep)
+        level = denoiser.level(timestep)
         reference_rows = prepared.reference.trajectory[index]
-        rows = abar**0.5 * prepared.clean + (1 - abar) ** 0.5 * prepared.noise
-        mask.begin_step(layout)
+        rows = noisy(prepared.clean, prepared.noise, level)
+        own, others = condition.map(lambda rows: rows[:1]), condition.map(lambda rows: rows[1:])
 
-        def evaluate(reference: Tensor | None, targets: Tensor, moment: int) -> None:
-            shown = condition if reference is not None else condition.map(lambda rows: rows[1:])
-            joined = targets if reference is None else layout.join(reference, targets)
+        def evaluate(shown: Tensor, moment: float, of_reference: bool) -> None:
             with torch.no_grad(), mask.paused():
-                self.model.denoise(joined, moment, shown)
+                self.model.denoise(shown, moment, own if of_reference else others)
 
-        output = self.model.denoise(layout.join(reference_rows, rows), timestep, condition)
-        reference_output, target_output = layout.split(output)
+        context = StepContext(
+            index=index,
+            steps=len(denoiser.timesteps),
+            timestep=timestep,
+            signal=level.a,
+            noise=level.s,
+            layout=layout,
+            reference=prepared.reference,
+        )
+        mask.begin_step(replace(context, shows_reference=True))
+        reference_output = self.model.denoise(reference_rows, timestep, own)
+        activations, maps = extractor.remember(), mask.remember()
+        mask.begin_step(context)
+        mask.recall(maps)
+        target_output = self.model.denoise(rows, timestep, others)
         step = StepOutputs(
             index=index,
             timestep=timestep,
@@ -160,13 +177,14 @@ class Observatory:
             target_clean=denoiser.clean(target_output, rows, timestep),
             reference_clean=denoiser.clean(reference_output, reference_rows, timestep),
             decode=self.model.decode,
-            alpha_bar=denoiser.alpha_bar,
+            level=denoiser.level,
             evaluate=evaluate,
         )
         masks = mask(*self.grid, len(rows))
         started = self.seconds()
+        extractor.recall(activations)
         features = extractor(step)
-        return Look(step, features, masks, self.seconds() - started)
+        return Look(step, features, masks, self.seconds() - started, context)
 
     def seconds(self) -> float:
         """A clock: wall time once a GPU has done its work; on a CPU the processor's own time, which
@@ -183,9 +201,8 @@ class Observatory:
         if prepared.class_name:
             mask = self.config.part("mask")
             concept = Concept("", "", prepared.class_name, (None,))  # type: ignore[arg-type]
-            tokens = [concept_positions(self.pipe, text, concept) for text in prepared.prompts]
-        unet = self.model.unet
-        stack.enter_context(mask.attach(unet, layout, self.grid, tokens[1:], tokens[0]))
+            tokens = [concept_positions(self.model, text, concept) for text in prepared.prompts]
+        stack.enter_context(mask.attach(self.model, layout, self.grid, tokens[1:], tokens[0]))
         return mask
 
     def _condition(self, prompts: Sequence[str]) -> Condition:
@@ -194,7 +211,7 @@ class Observatory:
     def _prompts(self, group: Group) -> tuple[tuple[str, ...], str]:
         """Prompts with words the model knows; else empty ones, and no masks."""
         prompts = (group.prompt, *(target.prompt for target in group.targets))
-        unknown = {word for text in prompts for word in unknown_words(self.pipe.tokenizer, text)}
+        unknown = {word for text in prompts for word in unknown_words(self.model.tokenizer, text)}
         if not unknown:
             return prompts, group.class_name
         new = sorted(unknown - self._told)

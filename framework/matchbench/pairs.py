@@ -41,7 +41,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Group:
-    """A reference and the targets matched with it in the same U-Net evaluations.
+    """A reference and the targets matched with it in the same evaluations of the network.
 
     Attributes:
         name: for files.

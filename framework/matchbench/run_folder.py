@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from framework.config.page import Config, to_plain
-from framework.errors import UserError
+from framework.config.sources import foreign_sources
 from framework.matchbench.field import Field
-from framework.runs.atomic import write_atomic
+from framework.runs.folder import RunFolder
 
 SETTINGS, GROUPS, LEFT_OUT = "bench.json", "groups", "left_out.json"
 #: Changes whenever records do, so that old ones are not mixed with new ones.
@@ -20,6 +20,9 @@ FORMAT = 2
 def describe_run(config: Config, taking_part: Field, **more: Any) -> dict[str, Any]:
     """Everything the records depend on, as plain values."""
     plain = to_plain(config)
+    shown = [("extractor", entry.section) for entry in taking_part.extractors]
+    shown += [("matcher", entry.section) for entry in taking_part.matchers]
+    sources = config.sources | foreign_sources(shown, config.plugins)
     sampler = {k: v for k, v in plain["sampler"].items() if k != "batch_size"}
     return {
         "format": FORMAT,
@@ -29,35 +32,21 @@ def describe_run(config: Config, taking_part: Field, **more: Any) -> dict[str, A
         "mask": plain["mask"],
         "extractors": {entry.label: entry.section for entry in taking_part.extractors},
         "matchers": {entry.label: entry.section for entry in taking_part.matchers},
+        **({"sources": sources} if sources else {}),
         **more,
     }
 
 
-def open_folder(folder: Path, about: Mapping[str, Any]) -> None:
-    """Make a folder for a benchmark, or go on in one.
-
-    Raises:
-        UserError: it holds another benchmark, or something else.
-    """
-    path = folder / SETTINGS
+def bench_folder(path: Path, about: Mapping[str, Any]) -> RunFolder:
+    """The folder of a benchmark."""
     here = json.loads(json.dumps(about))
-    if path.is_file():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged; remove its folder, or give another.") from error
-        differing = [k for k in {**there, **here} if there.get(k) != here.get(k)]
-        if differing:
-            raise UserError(
-                f"The output folder '{folder}' holds another benchmark: {', '.join(differing)} "
-                "differ. Give another --output, or remove that one."
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"The output '{folder}' is not empty and holds no benchmark; give a new folder."
-        )
-    write_atomic(path, json.dumps(here, indent=2) + "\n")
+    text = json.dumps(here, indent=2) + "\n"
+    return RunFolder(path, SETTINGS, here, text, "benchmark", differences=_differences)
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    names = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    return [f"{', '.join(names)} differ"] if names else []
 
 
 def read_records(path: Path) -> list[Any] | None:

@@ -84,7 +84,7 @@ def lpips_distance(backbone: str | None = None) -> Distance | None:
         )
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    network = _LPIPS(pretrained=True, net=found).eval()
+    network = _LPIPS(pretrained=True, net=found).eval()  # type: ignore[arg-type]
 
     @torch.no_grad()
     def distance(first: Image.Image, second: Image.Image) -> float:

@@ -19,13 +19,13 @@ TextsToVectors: TypeAlias = Callable[[Sequence[str]], Tensor]
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """L2-normalise over the last axis, as float32 on the CPU; a zero vector stays zero."""
+    """L2-normalise (..., D) over the last axis, as float32 on the CPU; a zero vector stays zero."""
     plain = vectors.detach().float().cpu()
     return plain / plain.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def pooled(output: Any) -> Tensor:
-    """A tensor, or the ``pooler_output`` of what newer transformers return instead of one."""
+    """(B, D): the tensor, or the ``pooler_output`` that newer transformers return instead."""
     return output if isinstance(output, Tensor) else output.pooler_output
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
 
 from framework.config.evaluation import EvaluationConfig
 from framework.config.resources import resolve_path
-from framework.errors import UserError
+from framework.errors import UserError, first_line
 from framework.metrics.encoders import (
     IdentityEncoder,
     ImageEncoder,
@@ -219,11 +219,9 @@ def _local(key: str, text: str) -> Path | None:
 
 
 def _unusable(key: str, text: str, error: BaseException) -> UserError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = (lines[0] if lines else type(error).__name__)[:300]
     return UserError(
-        f"{key} '{text}' cannot be loaded: {reason} {_looked_for(text)} Give a folder or a hub "
-        "name that is here."
+        f"{key} '{text}' cannot be loaded: {first_line(error)}. {_looked_for(text)} "
+        "Give a folder or a hub name that is here."
     )
 
 

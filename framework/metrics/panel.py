@@ -12,6 +12,7 @@ from framework.metrics.copy_paste import CopyPaste
 from framework.metrics.diversity import Distance, Diversity, spread
 from framework.metrics.encoders import ImagesToVectors
 from framework.metrics.loading import Encoders
+from framework.metrics.scale import Scale, make_scale
 from framework.metrics.similarity import (
     ClipImageSimilarity,
     ClipTextSimilarity,
@@ -25,11 +26,19 @@ SCORES: dict[str, str] = {
     "identity": "I_DINO",
     "clip_image": "I_CLIP",
     "clip_text": "T_CLIP",
+    "identity_scaled": "I_DINO, on the scale",
+    "clip_image_scaled": "I_CLIP, on the scale",
     "identity_masked": "I_DINO, subject",
     "clip_image_masked": "I_CLIP, subject",
     "copy_paste": "copy-paste",
     "diversity": "diversity",
     "lpips": "LPIPS among seeds",
+}
+#: The three similarities that two arms are told by, and what they are called there.
+SIMILARITIES = {
+    "identity": "identity",
+    "clip_image": "CLIP image",
+    "clip_text": "CLIP text",
 }
 #: Scores of which less is better; no best is marked where neither is.
 LOWER = ("copy_paste",)
@@ -129,6 +138,18 @@ class Panel:
         if self.lpips is not None:
             far = self.lpips
             found["lpips"] = spread(groups, lambda a, b: far(images[a], images[b]))
+        self.identity_encoder.forget()
+        self.clip_encoder.forget()
+        return found
+
+    def scales(self, others: Sequence[Concept]) -> dict[str, Scale]:
+        """The scales of the similarities of whole pictures, from other concepts' pictures."""
+        found = {
+            name: make_scale(
+                metric.references, [metric.encoder(list(other.images)) for other in others]
+            )
+            for name, metric in (("identity", self.identity), ("clip_image", self.clip_image))
+        }
         self.identity_encoder.forget()
         self.clip_encoder.forget()
         return found

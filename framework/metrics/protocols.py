@@ -67,6 +67,14 @@ PROTOCOLS: dict[str, Protocol] = {
             "text": "template",
         },
     ),
+    "configured": Protocol(
+        name="configured",
+        text="as evaluation.text says",
+        references="all pictures of the concept; mean of all cosines (set to set)",
+        identity="as the section evaluation says",
+        clip="as the section evaluation says",
+        options={},
+    ),
 }
 
 

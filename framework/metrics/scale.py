@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,11 @@ class Scale:
         if self.reason is not None or self.zero is None or self.one is None:
             return None
         return (similarity - self.zero) / (self.one - self.zero)
+
+    def place_or_nan(self, similarity: float) -> float:
+        """The same; NaN without a scale."""
+        place = self.place(similarity)
+        return math.nan if place is None else place
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: both anchors and the reason."""

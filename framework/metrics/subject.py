@@ -117,7 +117,7 @@ def _share(values: Tensor) -> Tensor:
 
 
 def otsu(values: Tensor, bins: int = 64) -> float:
-    """The threshold that parts the values into two classes best; the largest value if all agree."""
+    """The threshold that best separates values (N,) into two classes; below them if all agree."""
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-6:
         return low - 1.0
@@ -134,7 +134,7 @@ def otsu(values: Tensor, bins: int = 64) -> float:
 
 
 def majority(mask: Tensor, size: int = 5) -> Tensor:
-    """A cell is what most cells around it are."""
+    """Each cell of a mask (H, W) gets the value of most cells around it."""
     around = functional.avg_pool2d(mask[None, None], size, 1, size // 2, count_include_pad=False)
     return (around[0, 0] >= 0.5).float()
 

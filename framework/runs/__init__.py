@@ -1,1 +1,1 @@
-"""Run folders, whole files, progress, interruption, logging."""
+"""Run folders, whole files, fingerprints, progress, interruption, logging."""

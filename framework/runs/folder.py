@@ -1,8 +1,12 @@
-"""Run folders: one configuration each, written beside its results."""
+"""Run folders: one run each, told apart by a note that says what the run is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,8 @@ from framework.config.page import Config, to_plain
 from framework.errors import UserError
 from framework.runs.atomic import write_atomic
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.yaml"
 #: Settings that say where and how, not what: a run may go on with other values of these.
 FREE_KEYS = (
@@ -20,40 +26,131 @@ FREE_KEYS = (
 )  # fmt: skip
 _SHOWN = 4
 
+#: What the note says, what it should say -> what differs, in words; empty for the same run.
+Differences = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
 
-def open_run(folder: Path, config: Config) -> Path:
-    """Make a folder for the results of one configuration, or go on in one.
 
-    The resolved configuration is written to ``config.yaml`` before anything else, in one piece. A
-    folder that already holds it is accepted, so that an interrupted run goes on.
+def differing_keys(there: Any, here: Any) -> list[str]:
+    """The keys in which two nested mappings differ, with both values."""
+    old, new = flattened(there), flattened(here)
+    keys = [key for key in {**old, **new} if key not in FREE_KEYS]
+    return [
+        f"{key} is {old.get(key, _ABSENT)!r} there, {new.get(key, _ABSENT)!r} now"
+        for key in keys
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    ]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder for the files of one run.
+
+    Attributes:
+        path: the folder; it need not exist.
+        note: file in it that says what the run is made of, written before anything else.
+        about: what the note of this run says, for comparison with one that is there.
+        text: the note as it is written; None: whoever opens the folder writes it.
+        kind: what such a run is called in messages.
+        beside: files that may be there although the note is not.
+        differences: how two notes are compared.
+    """
+
+    path: Path
+    note: str
+    about: Mapping[str, Any]
+    text: str | None
+    kind: str = "run"
+    beside: tuple[str, ...] = ()
+    differences: Differences = differing_keys
+
+    def refusal(self) -> str | None:
+        """Why the run cannot be in this folder; None where it can."""
+        if self.path.exists() and not self.path.is_dir():
+            return f"The output '{self.path}' is a file; give a folder."
+        noted = self.path / self.note
+        if noted.is_file():
+            there = _read(noted)
+            if there is None:
+                return f"{noted} is damaged; remove its folder, or give another output folder."
+            found = self.differences(there, self.about)
+            if not found:
+                return None
+            more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            return (
+                f"The output folder '{self.path}' holds the {self.kind} of another configuration: "
+                f"{'; '.join(found[:_SHOWN])}{more}. Give another output folder, or remove that "
+                "one."
+            )
+        strangers = [name for name in _visible(self.path) if name not in self.beside]
+        if not strangers:
+            return None
+        return (
+            f"The output folder '{self.path}' is not empty and holds no {self.kind}: it has "
+            f"{', '.join(strangers[:_SHOWN])}{' ...' if len(strangers) > _SHOWN else ''}, but no "
+            f"{self.note}. Give a new or an empty folder."
+        )
+
+    def open(self) -> Path:
+        """Make the folder, or go on in it.
+
+        Raises:
+            UserError: it holds another run (naming what differs), or strangers' files, or is a
+                file.
+        """
+        refusal = self.refusal()
+        if refusal is not None:
+            raise UserError(refusal)
+        noted = self.path / self.note
+        if self.text is not None and not noted.is_file():
+            write_atomic(noted, self.text)
+        return self.path
+
+    def free(self) -> RunFolder:
+        """This folder, or where it is taken the first of ``NAME-2``, ``NAME-3``, ... that is not.
+
+        One that holds this very run is not taken: the run goes on in it.
+        """
+        for count in itertools.count(2):
+            candidate = replace(self, path=self.path.with_name(f"{self.path.name}-{count}"))
+            if count == 2 and self.refusal() is None:
+                return self
+            if candidate.refusal() is None:
+                logger.info("%s is taken; this one goes to %s.", self.path, candidate.path)
+                return candidate
+        raise AssertionError  # pragma: no cover - counting does not end
+
+
+def config_folder(config: Config, default: Path | str) -> RunFolder:
+    """The folder of a run that one configuration describes.
 
     Args:
-        folder: where the results go; created if missing.
-        config: what they are made with.
+        config: written as ``config.yaml``; its ``output`` names the folder, and then the folder
+            must not hold another run.
+        default: the folder otherwise; where it is taken, the next one by number.
+    """
+    given = config.output is not None
+    path = Path(config.output or default).expanduser()
+    folder = RunFolder(path, CONFIG_FILE, to_plain(config), config.to_yaml())
+    return folder if given else folder.free()
 
-    Returns:
-        The folder.
+
+def open_run(config: Config, default: Path | str) -> Path:
+    """Open the folder of :func:`config_folder`.
 
     Raises:
-        UserError: the folder holds another configuration's run (naming what differs), or is not
-            empty and no run, or is a file.
+        UserError: see :meth:`RunFolder.open`.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"The output '{folder}' is a file; give a folder.")
-    noted = folder / CONFIG_FILE
-    if noted.is_file():
-        _check_same(folder, _read(noted), to_plain(config))
-        return folder
-    strangers = _visible(folder)
-    if strangers:
-        raise UserError(
-            f"The output folder '{folder}' is not empty and holds no run: it has "
-            f"{', '.join(strangers[:_SHOWN])}{' ...' if len(strangers) > _SHOWN else ''}, but no "
-            f"{CONFIG_FILE}. Give a new or an empty folder."
-        )
-    write_atomic(noted, config.to_yaml())
-    return folder
+    return config_folder(config, default).open()
+
+
+def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def _visible(folder: Path) -> list[str]:
@@ -62,30 +159,16 @@ def _visible(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """What a note says; None if it is damaged."""
     try:
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:  # YAML errors have many classes, all mean the same here
-        raise UserError(
-            f"{path} is damaged; remove its folder, or give another output folder."
-        ) from error
-
-
-def _check_same(folder: Path, there: Any, here: Mapping[str, Any]) -> None:
-    old, new = _flat(there), _flat(here)
-    keys = [key for key in {**old, **new} if key not in FREE_KEYS]
-    differing = [key for key in keys if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
-    if not differing:
-        return
-    shown = "; ".join(
-        f"{key} is {old.get(key, _ABSENT)!r} there, {new.get(key, _ABSENT)!r} now"
-        for key in differing[:_SHOWN]
-    )
-    more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-    raise UserError(
-        f"The output folder '{folder}' holds the run of another configuration: {shown}{more}. "
-        "Give another output folder, or remove that one."
-    )
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception:  # YAML errors have many classes, all mean the same here
+        return None
+    return content if isinstance(content, Mapping) else None
 
 
 class _Absent:
@@ -94,13 +177,3 @@ class _Absent:
 
 
 _ABSENT = _Absent()
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat

@@ -6,8 +6,40 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
+
+
+@dataclass
+class Terminations:
+    """Whether the process was asked to end while :func:`terminations` watched."""
+
+    received: bool = False
+
+
+@contextmanager
+def terminations() -> Iterator[Terminations]:
+    """A request to terminate ends the body like Ctrl+C, so that files are whole or absent.
+
+    A second request ends the process at once. Where somebody else handles such requests already,
+    and outside the main thread, nothing is changed.
+    """
+    asked = Terminations()
+    if not terminable():
+        yield asked
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        asked.received = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

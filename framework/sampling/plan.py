@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, fields
+from typing import Any
 
 from framework.interfaces import (
     FeatureExtractor,
     Guidance,
     Injector,
+    Level,
     MaskProvider,
     Matcher,
     ReferenceTrajectory,
 )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the loop.
+
+    Attributes:
+        index: t, 0 at noise.
+        timestep: diffusion time.
+        moment: the same as the scheduler has it.
+        level: noise level of the latents, z = a z0 + s eps.
+    """
+
+    index: int
+    timestep: float
+    moment: Any
+    level: Level
+
+    @property
+    def signal(self) -> float:
+        """a in z = a z0 + s eps."""
+        return self.level.a
+
+    @property
+    def noise(self) -> float:
+        """s in z = a z0 + s eps."""
+        return self.level.s
 
 
 @dataclass(frozen=True)
@@ -24,6 +54,10 @@ class Parts:
     matcher: Matcher
     injector: Injector
     guidance: Guidance
+
+    def twin(self) -> Parts:
+        """Parts of the same options that share no state of a step with these."""
+        return Parts(*(copy(getattr(self, item.name)) for item in fields(self)))
 
 
 class Plan:
@@ -65,7 +99,7 @@ class Plan:
         return following or self.guides(step)
 
     def captures(self, step: int) -> bool:
-        """Whether activations of this step's reference branch are looked at by the extractor."""
+        """Whether the extractor looks at activations of this step's reference."""
         return self.describes(step) or self.looks_ahead(step)
 
     def masks(self, step: int) -> bool:

@@ -1,163 +1,216 @@
-"""The reference branch: what an evaluation of it leaves for the targets, computed or cached."""
+"""One reference in one sampling call: what it leaves, what it is matched with, where it acts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import Condition
-from framework.sampling.cache.fingerprint import combine, of_module
-from framework.sampling.cache.store import Cache
-from framework.sampling.plan import Parts, Plan
-from framework.sampling.session import Session
-from framework.types import Layout, Reference
+from framework.interfaces import AttentionInputs, GuidanceInputs
+from framework.interfaces.layers import LayerCall
+from framework.interfaces.shapes import grid_of
+from framework.interfaces.step import StepContext, StepOutputs
+from framework.sampling.matching import Matching
+from framework.sampling.memory import ReferencePass
+from framework.sampling.network import PROJECTED
+from framework.sampling.plan import Step
+from framework.types import Correspondence, Features, Masks
 
 
-@dataclass(frozen=True)
-class ReferenceStep:
-    """What one evaluation of the reference branch alone leaves.
+@dataclass
+class ReferenceRun(ReferencePass):
+    """One reference in one sampling call: what targets are matched with, and where it acts.
 
     Attributes:
-        output: the U-Net's raw output, (halves, C, h, w).
-        attention: by ``LAYER/query``, ``LAYER/key`` or ``LAYER/value`` what the injector uses of
-            each matched layer, (halves, heads, H * W, d).
-        features: what the extractor remembers.
-        masks: what the mask provider remembers.
+        matching: descriptors, masks and matches.
+        seen: matches, masks and descriptors of the finest (if several, the last) layer injected in
+            this step.
     """
 
-    output: Tensor
-    attention: Mapping[str, Tensor]
-    features: Mapping[str, Tensor]
-    masks: Mapping[str, Tensor]
+    matching: Matching = field(init=False)
+    seen: tuple[Correspondence, Masks, Features | None] | None = field(default=None, init=False)
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """As one flat mapping."""
-        groups = {"attention": self.attention, "features": self.features, "masks": self.masks}
-        flat = {
-            f"{group}:{name}": tensor
-            for group, tensors in groups.items()
-            for name, tensor in tensors.items()
-        }
-        return {"output": self.output, **flat}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.matching = Matching(self.parts, self.layout)
+        self._outputs: StepOutputs | None = None  # of the last step
+        self._matched: dict[str, Correspondence] = {}  # by layer, in this step
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ReferenceStep:
-        """Undo :meth:`to_tensors`."""
-        groups: dict[str, dict[str, Tensor]] = {"attention": {}, "features": {}, "masks": {}}
-        for name, tensor in tensors.items():
-            group, colon, rest = name.partition(":")
-            if colon:
-                groups[group][rest] = tensor
-        return cls(output=tensors["output"], **groups)
+    # ---------------------------------------------------------------- one step
 
+    def enter(self, step: Step) -> None:
+        """Begin a step: show the reference to the network, or find what it left in the cache."""
+        self.step, self.memory = step, None
+        self.matching.begin_step()
+        if self.plan.shows_reference(step.index):
+            self.parts.mask.begin_step(self._context(shows_reference=True))
+            self.memory = self.remember()
 
-def separable(parts: Parts) -> bool:
-    """Whether the reference branch can be evaluated apart from the targets."""
-    describes = parts.extractor.separable or not parts.matcher.needs_features
-    return describes and parts.mask.separable
+    def begin(self) -> None:
+        """Begin an evaluation of the targets: nothing has been seen or matched in it yet."""
+        self.seen, self._matched = None, {}
+        self.matching.begin_evaluation()
+        parts = self.parts
+        parts.mask.begin_step(self._context(parts.mask.history))
+        parts.matcher.begin_step(self._context(parts.matcher.history))
+        if self.memory is not None and self.plan.masks(self.step.index):
+            parts.mask.recall(self.memory.masks)
 
+    def describe(self, step: Step, clean: Tensor) -> None:
+        """Make the descriptors and pictures that layers are matched with from here on.
 
-class ReferenceBranch:
-    """Evaluates the reference at a step, or finds what an earlier evaluation left.
+        Args:
+            step: the step, whose targets have just been evaluated.
+            clean: predicted clean targets z0_hat^Y, (B, C, h, w).
+        """
+        self._describe(self._outputs_of(step, clean))
 
-    It depends on nothing of the targets: the reference's attention is plain self-attention.
+    def leave(self, step: Step, clean: Tensor) -> None:
+        """End a step's evaluation; describe it if the next step or guidance wants its features.
 
-    Args:
-        denoiser: the model with its schedule.
-        parts: the sampler's parts.
-        plan: which step needs what.
-        session: of the sampling call, attached.
-        reference: the prepared reference.
-        condition: its text condition, one row for each half.
-        layers: paths of the matched layers.
-        cache: where results are kept.
-    """
+        Args:
+            step: the step.
+            clean: predicted clean targets z0_hat^Y, (B, C, h, w).
+        """
+        self._outputs = self._outputs_of(step, clean)
+        if self.plan.describes(step.index):
+            self._describe(self._outputs)
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        parts: Parts,
-        plan: Plan,
-        session: Session,
-        reference: Reference,
-        condition: Condition,
-        layers: list[str],
-        cache: Cache,
-    ) -> None:
-        self.denoiser, self.parts, self.plan, self.session = denoiser, parts, plan, session
-        self.reference, self.condition, self.layers, self.cache = (
-            reference,
-            condition,
-            layers,
-            cache,
+    def guide(self, step: Step, noisy: Tensor, output: Tensor) -> Tensor:
+        """The network's prediction, corrected if this reference guides the step.
+
+        Args:
+            step: the step.
+            noisy: z_t of the targets, (B, C, h, w).
+            output: the prediction in the checkpoint's own type, (B, C, h, w).
+
+        Returns:
+            (B, C, h, w).
+        """
+        if not self.guides(step):
+            return output
+        schedule, level = self.denoiser.schedule, step.level
+        with torch.no_grad():
+            masks = self.matching.masks(self.latent_size)
+            matches = self.matching.match(self.latent_size, masks)
+        with torch.enable_grad():
+            eps = self.parts.guidance(
+                GuidanceInputs(
+                    latents=noisy,
+                    eps=schedule.to_eps(output, noisy, level),
+                    level=level,
+                    reference_clean=self.reference.latent.expand(len(noisy), -1, -1, -1),
+                    correspondence=matches,
+                    masks=masks,
+                    halves=self.layout.halves,
+                    step=step.index,
+                    timestep=step.timestep,
+                    decode=self.denoiser.model.decode,
+                    reference=self.reference,
+                )
+            ).detach()
+        return schedule.from_eps(eps, noisy.detach(), level)
+
+    def guides(self, step: Step) -> bool:
+        """Whether this reference guides the step."""
+        return self.plan.guides(step.index) and step.level.a > 0
+
+    # ---------------------------------------------------------------- inside an evaluation
+
+    def acts_in(self, layer: str) -> bool:
+        """Whether its injector acts in a layer in this step."""
+        return layer in self.layers and self.plan.injects(self.step.index)
+
+    def grid(self, positions: int) -> tuple[int, int]:
+        """Grid (H, W) of an attention layer with that many positions."""
+        return grid_of(positions, *self.latent_size)
+
+    def attend(
+        self, layer: LayerCall, seen: Mapping[str, Tensor], masks: Masks | None = None
+    ) -> Tensor:
+        """The targets' attention in one layer, (B, heads, H * W, d).
+
+        Args:
+            layer: what the layer was given.
+            seen: what an injector may use of it, by name.
+            masks: where to inject, (B, H, W); default: this reference's own masks.
+        """
+        grid, injector = self.grid(layer.query.shape[2]), self.parts.injector
+        inputs = self._inputs(layer, seen, grid)
+        masks = self.matching.masks(grid) if masks is None else masks
+        if not injector.needs_correspondence:
+            return injector(inputs, None, masks)
+        matches = self.matching.correspondence(grid)
+        self._matched[layer.name] = matches
+        if self.seen is None or grid[0] >= self.seen[0].flow.shape[1]:
+            self.seen = matches, masks, self.matching.features
+        return injector(inputs, matches, masks)
+
+    def _inputs(
+        self, layer: LayerCall, seen: Mapping[str, Tensor], grid: tuple[int, int]
+    ) -> AttentionInputs:
+        uses, halves = self.parts.injector.uses, self.layout.halves
+        memory = {} if self.memory is None else self.memory.attention
+        recalled = {n: memory[f"{layer.name}/{n}"] for n in uses if f"{layer.name}/{n}" in memory}
+        return AttentionInputs(
+            query=layer.query,
+            key=layer.key,
+            value=layer.value,
+            reference={name: self.layout.pair(tensor) for name, tensor in recalled.items()},
+            grid=grid,
+            scale=layer.scale,
+            target={n: seen[n] for n in uses if n in seen and n not in PROJECTED},
+            tokens={
+                "target": self.target_tokens * halves,
+                "reference": [self.reference_tokens] * self.layout.pairs,
+            },
+            layer=layer.name,
+            step=self.step.index,
+            signal=self.step.signal,
+            noise=self.step.noise,
+            matches=dict(self._matched),
         )
-        self.halves = len(condition.embeds)
 
-    def step(self, index: int) -> ReferenceStep:
-        """The reference at a step of the schedule."""
-        if not self.cache.enabled:
-            return self._evaluate(index)
-        key = self._key(index)
-        found = self.cache.get(key, self._group)
-        if found is not None and "output" in found:
-            device = self.reference.trajectory.device
-            return ReferenceStep.from_tensors({n: t.to(device) for n, t in found.items()})
-        result = self._evaluate(index)
-        self.cache.put(key, result.to_tensors(), self._group)
-        return result
+    # ---------------------------------------------------------------- what parts are told
 
-    def latents(self, index: int) -> Tensor:
-        """What the U-Net is shown, (halves, C, h, w)."""
-        return self.reference.trajectory[index].repeat(self.halves, 1, 1, 1)
+    def _describe(self, outputs: StepOutputs) -> None:
+        if self.memory is not None and self.parts.matcher.needs_features:
+            self.parts.extractor.recall(self.memory.features)
+        self.matching.describe(outputs)
 
-    def _evaluate(self, index: int) -> ReferenceStep:
-        plan, session, parts = self.plan, self.session, self.parts
-        masked = plan.masks(index)
-        recorded: dict[str, Tensor] = {}
-        with torch.no_grad(), session.recording(recorded if plan.injects(index) else None, masked):
-            session.begin_step(Layout(self.halves, 1, 0), injecting=False)
-            output = self.denoiser.model.denoise(
-                self.latents(index), self.denoiser.timesteps[index], self.condition
-            )
-        described = plan.captures(index) and parts.matcher.needs_features
-        return ReferenceStep(
-            output=output,
-            attention=recorded,
-            features=parts.extractor.remember() if described else {},
-            masks=parts.mask.remember() if masked else {},
+    def _context(self, history: int = 0, shows_reference: bool = False) -> StepContext:
+        """What a part is told when an evaluation begins; of the reference's own nothing else, as
+        what it leaves must not depend on the targets."""
+        return StepContext(
+            index=self.step.index,
+            steps=self.plan.steps,
+            timestep=self.step.timestep,
+            signal=self.step.signal,
+            noise=self.step.noise,
+            layout=self.layout,
+            reference=self.reference,
+            shows_reference=shows_reference,
+            before=None if shows_reference else self._outputs,
+            matches={} if shows_reference else self.matching.before,
+            history=tuple(features for _, features in self.matching.history[:history]),
         )
 
-    @cached_property
-    def _group(self) -> str:
-        """One for all steps of this reference under this model, schedule and condition."""
-        added = [
-            part
-            for name in sorted(self.condition.added)
-            for part in (name, self.condition.added[name])
-        ]
-        return combine(
-            "reference pass",
-            of_module(self.denoiser.model.unet),
-            self.denoiser.model.dtype,
-            self.denoiser.model.device.type,
-            self.reference.trajectory,
-            self.denoiser.timesteps,
-            self.condition.embeds,
-            *added,
-        )
+    def _outputs_of(self, step: Step, clean: Tensor) -> StepOutputs:
+        def evaluate(rows: Tensor, timestep: float, of_reference: bool) -> None:
+            condition = self.step_condition if of_reference else self.network.condition
+            with torch.no_grad():
+                self.network.plain(rows, timestep, condition)
 
-    def _key(self, index: int) -> str:
-        plan, parts = self.plan, self.parts
-        injects, captures = plan.injects(index), plan.captures(index)
-        return combine(
-            self._group,
-            index,
-            (self.layers, parts.injector.uses) if injects else (),
-            parts.extractor.memory_key() if captures and parts.matcher.needs_features else "",
-            parts.mask.memory_key() if plan.masks(index) else "",
+        return StepOutputs(
+            index=step.index,
+            timestep=step.timestep,
+            layout=self.layout,
+            reference=self.reference,
+            target_clean=clean,
+            reference_clean=self.clean,
+            decode=self.denoiser.model.decode,
+            level=self.denoiser.level,
+            evaluate=evaluate,
         )

@@ -1,33 +1,36 @@
-"""The sampler: reference branch and target branches through one diffusers U-Net."""
+"""The sampler: one call draws images of a concept, or of several, with a set of parts."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from framework.backbones.attention import injection
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.layers import self_attentions
-from framework.backbones.model import Condition, TextToImageModel
-from framework.backbones.schedule import make_scheduler, timesteps_of
-from framework.concepts.preprocess import prepare_image
-from framework.concepts.text import check_words, concept_positions, fill
+from framework.backbones.choose import backbone_of
+from framework.concepts.text import (
+    check_distinguishable,
+    check_words,
+    concept_positions,
+    fill,
+    fill_several,
+    named_positions,
+)
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
+from framework.interfaces import Denoiser
+from framework.interfaces.shapes import check_shape
 from framework.sampling.cache import Cache, make_cache
-from framework.sampling.cache.fingerprint import combine, of_module, of_part
-from framework.sampling.loop import Loop
+from framework.sampling.call import Call, condition_of, find_loop
+from framework.sampling.network import Network
 from framework.sampling.noise import start_noise
 from framework.sampling.plan import Parts, Plan
-from framework.sampling.reference import ReferenceBranch, separable
-from framework.sampling.session import Session
-from framework.sampling.trace import TraceOptions, merge_traces, trace_options
+from framework.sampling.prepared import ConceptParts, check_guidance
+from framework.sampling.reference import ReferenceRun
+from framework.sampling.trace import Recorder, TraceOptions, merge_traces, trace_options
 from framework.types import Concept, Layout, Reference, SamplerOutput, StepTrace
 
 __all__ = ["Sampler", "SamplerConfig"]
@@ -38,49 +41,57 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 class Sampler:
-    """Draws images of a concept with a pipeline and a set of parts.
+    """Draws images of a concept, or of several, with a pipeline and a set of parts.
 
     The pipeline is restored after every call, also after an exception; several samplers may share
-    one pipeline.
+    one pipeline. With several concepts a prompt names them by ``{name}``, ``{0}``, ``{1}``, ... or
+    their placeholders, ``{}`` is the first one, and it names at least one; each injects from its
+    own reference where its mask is the largest.
 
     Args:
         pipe: a diffusers pipeline of a supported family, carrying the personalized model.
-        concept: the concept and its reference images.
-        parts: the swappable parts.
+        concept: the concept and its reference images, or several concepts.
+        parts: the swappable parts; for several concepts each its own, as parts hold state while
+            drawing.
         config: the loop's options.
-        cache: where the reference branch's results are kept; default: this process's memory.
+        cache: where the references' results are kept; default: this process's memory.
+        loop: the sampling loop; default: what ``config.loop`` names.
 
     Raises:
         UserError: the family or scheduler is not supported, the size is not a multiple of the
             model's step, a layer pattern matches nothing, the chosen layers do more than plain
-            attention, or the reference index is out of range.
+            attention, the reference index is out of range, the loop is not there, two concepts
+            cannot be told apart, or guidance would follow several references.
 
-    The prepared reference is kept for as long as the U-Net's weights stay the same.
+    Prepared references are kept for as long as the network's weights stay the same.
     """
 
     def __init__(
         self,
         pipe: Any,
-        concept: Concept,
-        parts: Parts,
+        concept: Concept | Sequence[Concept],
+        parts: Parts | Sequence[Parts],
         config: SamplerConfig | None = None,
         cache: Cache | None = None,
+        loop: Callable[[Call], Tensor] | None = None,
     ) -> None:
-        self.model = TextToImageModel(pipe)
+        self.model = backbone_of(pipe)
         self.pipe = pipe
-        self.concept = concept
-        self.parts = parts
+        self.concepts = (concept,) if isinstance(concept, Concept) else tuple(concept)
+        every = (parts,) if isinstance(parts, Parts) else tuple(parts)
+        self.concept, self.parts = self.concepts[0], every[0]
+        check_distinguishable(self.concepts)
         self.config = config or SamplerConfig()
         self.cache = make_cache() if cache is None else cache
-        if self.config.reference_index >= len(concept.images):
-            raise UserError(
-                f"reference_index is {self.config.reference_index}, but concept '{concept.name}' "
-                f"has {len(concept.images)} image(s), numbered from 0."
-            )
-        check_words(pipe.tokenizer, self._reference_prompt)
-        self._denoiser(self.config.num_inference_steps)
-        self._check_attachable(self.config.num_inference_steps)
-        self._references: dict[tuple[Any, ...], Reference] = {}
+        self.loop = loop or find_loop(self.config.loop)
+        self.subjects = [
+            ConceptParts(self.model, one, own, self.config, self.cache)
+            for one, own in zip(self.concepts, every, strict=True)
+        ]
+        check_guidance(self.subjects)
+        denoiser = self._denoiser(self.config.num_inference_steps)
+        for subject in self.subjects:
+            subject.check(denoiser)
 
     # ---------------------------------------------------------------- public
 
@@ -116,10 +127,7 @@ class Sampler:
         Raises:
             UserError: a value is out of range, or a prompt cannot be used.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise UserError(
-                f"output_type is '{output_type}'; expected one of {', '.join(OUTPUT_TYPES)}."
-            )
+        _check_output_type(output_type)
         traced = trace_options(return_trace, trace_steps)
         steps = self._steps(num_inference_steps)
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
@@ -134,9 +142,10 @@ class Sampler:
                 steps,
                 injector.config.start_step,
             )
-        if self._check_attachable(steps):
-            for text in prompts:
-                self.positions(text)
+        denoiser = self._denoiser(steps)
+        shown = [subject.check(denoiser) for subject in self.subjects]
+        for text in prompts if any(shown) else ():
+            self.positions(text)
         size = self.config.batch_size
         results, traces = [], []
         for start in range(0, len(prompts), size):
@@ -148,23 +157,27 @@ class Sampler:
         return SamplerOutput(images=images, trace=merge_traces(traces))
 
     def fill(self, prompt: str) -> str:
-        """A prompt with the concept put in.
+        """A prompt with the concept put in, or the concepts it names.
 
         Raises:
-            UserError: the prompt does not mention it.
+            UserError: the prompt mentions none.
         """
+        if len(self.concepts) > 1:
+            return fill_several(prompt, self.concepts)
         return fill(prompt, self.concept)
 
-    def positions(self, prompt: str) -> Any:
-        """Where the concept's tokens stand in a filled prompt.
+    def positions(self, prompt: str) -> list[list[int]]:
+        """Where each concept's tokens stand in a filled prompt; empty for one it does not name.
 
         Raises:
-            UserError: they do not.
+            UserError: it names none.
         """
-        return concept_positions(self.pipe, prompt, self.concept)
+        if len(self.concepts) > 1:
+            return named_positions(self.model, prompt, self.concepts)
+        return [concept_positions(self.model, prompt, self.concept)]
 
     def evaluations(self, num_inference_steps: int | None = None) -> int:
-        """T, the U-Net evaluations of an image; some schedulers take more than one a step."""
+        """T, the evaluations of an image; some schedulers take more than one a step."""
         return len(self._denoiser(self._steps(num_inference_steps)).timesteps)
 
     def matched_steps(self, num_inference_steps: int | None = None) -> list[int]:
@@ -173,60 +186,14 @@ class Sampler:
         return [step for step in range(total) if Plan(self.parts, total).matches(step)]
 
     def reference(self, num_inference_steps: int | None = None) -> Reference:
-        """The prepared reference for a number of steps; computed once and kept."""
-        steps = self._steps(num_inference_steps)
-        height, width = self._size()
-        denoiser = self._denoiser(steps)
-        key = (steps, height, width, of_module(self.model.unet))
-        if key not in self._references:
-            image = prepare_image(
-                self.concept.images[self.config.reference_index], height, width, self.config.resize
-            )
-            clean = self.model.encode_image(image)
-            latents = self._trajectory(denoiser, clean)
-            self._references = {key: Reference(image=image, latent=clean, trajectory=latents)}
-        return self._references[key]
-
-    def _trajectory(self, denoiser: Denoiser, clean: Tensor) -> Tensor:
-        """The reference's latents at every step, from the cache or made now."""
-        if not self.cache.enabled:
-            return self.parts.trajectory(denoiser, clean)
-        encoders = (self.pipe.text_encoder, getattr(self.pipe, "text_encoder_2", None))
-        key = combine(
-            "trajectory",
-            of_part(self.parts.trajectory),
-            of_module(self.model.unet),
-            *(of_module(encoder) for encoder in encoders if encoder is not None),
-            self.model.dtype,
-            self.model.device.type,
-            dict(denoiser.scheduler.config),
-            denoiser.timesteps,
-            denoiser.alpha_bars,
-            denoiser.final_alpha_bar,
-            (denoiser.height, denoiser.width),
-            clean,
-            denoiser.condition("").embeds,
-        )
-        found = self.cache.get(key)
-        if found is not None and "latents" in found:
-            return found["latents"].to(clean)
-        latents = self.parts.trajectory(denoiser, clean)
-        self.cache.put(key, {"latents": latents})
-        return latents
+        """The first prepared reference for a number of steps; computed once and kept."""
+        return self.subjects[0].references(self._denoiser(self._steps(num_inference_steps)))[0]
 
     # ---------------------------------------------------------------- inputs
 
     def _size(self) -> tuple[int, int]:
         side = self.model.image_size
         return self.config.height or side, self.config.width or side
-
-    @property
-    def _layers(self) -> list[str]:
-        return self.parts.injector.config.layers
-
-    @property
-    def _reference_prompt(self) -> str:
-        return fill(self.config.reference_prompt, self.concept)
 
     def _steps(self, given: int | None) -> int:
         steps = self.config.num_inference_steps if given is None else given
@@ -235,37 +202,16 @@ class Sampler:
         check_range("num_inference_steps", steps, 1, 1000)
         return steps
 
-    def _check_attachable(self, steps: int) -> bool:
-        """Whether the reference takes part in a run; refuse now what could not be attached."""
-        latent_size = self.model.latent_size(*self._size())
-        plan = Plan(self.parts, len(self._denoiser(steps).timesteps))
-        matcher = self.parts.matcher
-        matched = any(plan.matches(step) or plan.guides(step) for step in range(plan.steps))
-        if matched and matcher.needs_truth:
-            raise UserError(
-                f"Matcher '{matcher.name}' needs the true correspondence, which is not "
-                "known while sampling; it serves dreammatcher match-bench. Choose another matcher, "
-                "e.g. matcher.name=cycle_argmax."
-            )
-        if matched:
-            matcher.prepare()
-            if matcher.needs_features:
-                matcher.check_extractor(self.parts.extractor, self.model.unet)
-        if plan.uses_reference or self.parts.injector.injects:
-            with ExitStack() as stack:
-                self._attach(stack, Layout(1, 1, 1), [self._reference_prompt], latent_size)
-        return plan.uses_reference
-
     def _denoiser(self, steps: int) -> Denoiser:
         config = self.config
-        scheduler = make_scheduler(
+        schedule = self.model.schedule(
+            steps,
+            self._size(),
             config.scheduler,
-            self.pipe.scheduler,
             config.timestep_spacing,
             config.scheduler_options,
         )
-        timesteps = timesteps_of(scheduler, steps, self.model.device)
-        return Denoiser(self.model, scheduler, timesteps, *self._size())
+        return Denoiser(self.model, schedule, *self._size())
 
     def _targets(
         self,
@@ -277,10 +223,7 @@ class Sampler:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         if not prompts or not all(isinstance(text, str) for text in prompts):
             raise UserError(f"prompt is {prompt!r}; expected a text, or a list of at least one.")
-        shape = (
-            int(self.model.unet.config.in_channels),
-            *self.model.latent_size(*self._size()),
-        )
+        shape = (self.model.channels, *self.model.latent_size(*self._size()))
         noises = start_noise(len(prompts), shape, self.model.dtype, seed, generator, latents)
         if len(prompts) == 1:
             prompts = prompts * len(noises)
@@ -291,25 +234,10 @@ class Sampler:
             )
         filled = [self.fill(text) for text in prompts]
         for text in filled:
-            check_words(self.pipe.tokenizer, text)
+            check_words(self.model.tokenizer, text)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)
 
-    def _conditions(self, prompts: list[str], halves: int) -> tuple[Condition, Condition]:
-        """Conditions of the reference (halves rows) and of the targets (halves * N rows)."""
-        reference_prompt = self._reference_prompt
-        encoded = {
-            text: self.model.encode_prompt(text, *self._size())
-            for text in dict.fromkeys([reference_prompt, *prompts])
-        }
-
-        def rows(texts: list[str]) -> Condition:
-            conditional = [encoded[text][0] for text in texts]
-            unconditional = [encoded[text][1] for text in texts]
-            return Condition.stack(unconditional + conditional if halves == 2 else conditional)
-
-        return rows([reference_prompt]), rows(prompts)
-
-    # ---------------------------------------------------------------- the loop
+    # ---------------------------------------------------------------- one batch
 
     def _batch(
         self,
@@ -320,41 +248,49 @@ class Sampler:
         trace: TraceOptions | None,
     ) -> tuple[Tensor, list[StepTrace]]:
         denoiser = self._denoiser(steps)
-        halves = 2 if scale > 1 else 1
-        full = Layout(halves, 1, len(prompts))
-        plan = Plan(self.parts, len(denoiser.timesteps))
-        reference = self.reference(steps) if plan.uses_reference else None
-        conditions = self._conditions(prompts, halves)
-        with ExitStack() as stack:
-            session = branch = None
-            if reference is not None:
-                session = self._attach(stack, full, prompts, noises.shape[-2:])
-                if separable(self.parts):
-                    layers = list(self_attentions(self.model.unet, self._layers))
-                    branch = ReferenceBranch(
-                        denoiser,
-                        self.parts,
-                        plan,
-                        session,
-                        reference,
-                        conditions[0],
-                        layers,
-                        self.cache,
-                    )
-            loop = Loop(
-                denoiser, self.parts, plan, session, reference, conditions, full, scale, branch
-            )
-            return loop.run(noises * denoiser.scheduler.init_noise_sigma, trace)
+        layout = Layout(2 if scale > 1 else 1, len(prompts))
+        network = Network(
+            self.model, condition_of(self.model, prompts, self._size(), layout.halves)
+        )
+        runs = self._runs(denoiser, network, prompts, layout)
+        call = Call(denoiser, network, runs, noises, layout, scale, Recorder(trace))
+        with torch.no_grad(), network.attached(runs):
+            latents = self.loop(call)
+        check_shape("The sampling loop's result", latents, tuple(noises.shape))
+        return latents, call.trace.records
 
-    def _attach(
-        self, stack: ExitStack, layout: Layout, prompts: list[str], latent_size: tuple[int, int]
-    ) -> Session:
-        parts, unet = self.parts, self.model.unet
-        positions = [concept_positions(self.pipe, text, self.concept) for text in prompts]
-        own = concept_positions(self.pipe, self._reference_prompt, self.concept)
-        session = Session(layout, tuple(latent_size), parts.mask, parts.matcher, parts.injector)  # type: ignore[arg-type]
-        layers = self_attentions(unet, self._layers)
-        stack.enter_context(parts.extractor.attach(unet))
-        stack.enter_context(parts.mask.attach(unet, layout, session.latent_size, positions, own))
-        stack.enter_context(injection(layers, session))
-        return session
+    def _runs(
+        self, denoiser: Denoiser, network: Network, prompts: list[str], layout: Layout
+    ) -> list[ReferenceRun]:
+        """Every reference that takes part, prepared."""
+        total = len(denoiser.timesteps)
+        used = [Plan(subject.parts, total).uses_reference for subject in self.subjects]
+        if not any(used):
+            return []
+        places, runs = [self.positions(text) for text in prompts], []
+        for number, subject in enumerate(self.subjects):
+            if not used[number]:
+                continue
+            for place, reference in enumerate(subject.references(denoiser)):
+                runs.append(
+                    ReferenceRun(
+                        denoiser=denoiser,
+                        network=network,
+                        parts=subject.parts if place == 0 else subject.parts.twin(),
+                        reference=reference,
+                        condition=condition_of(
+                            self.model, [subject.prompt(reference)], self._size(), layout.halves
+                        ),
+                        layout=layout,
+                        latent_size=self.model.latent_size(denoiser.height, denoiser.width),
+                        target_tokens=[place[number] for place in places],
+                        reference_tokens=subject.positions(reference),
+                        cache=self.cache,
+                    )
+                )
+        return runs
+
+
+def _check_output_type(given: str) -> None:
+    if given not in OUTPUT_TYPES:
+        raise UserError(f"output_type is '{given}'; expected one of {', '.join(OUTPUT_TYPES)}.")

@@ -1,15 +1,20 @@
-"""Joining the traces of several batches."""
+"""What is recorded of the steps, and joining the traces of several batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from framework.errors import UserError, unknown_name
+from framework.sampling.plan import Step
 from framework.types import Features, Masks, StepTrace
+
+if TYPE_CHECKING:
+    from framework.sampling.reference import ReferenceRun
 
 #: Asks for the last injected step alone.
 LAST = "last"
@@ -70,6 +75,55 @@ def trace_options(
             if not isinstance(step, int) or isinstance(step, bool) or step < 0:
                 raise UserError(f"trace_steps has {step!r}; expected indices of steps, from 0.")
     return TraceOptions(frozenset(names), None if steps is None else frozenset(steps))
+
+
+class Recorder:
+    """Records the steps of one sampling call.
+
+    Args:
+        options: what is recorded of which steps; None: nothing.
+
+    Attributes:
+        records: one entry for each recorded step.
+    """
+
+    def __init__(self, options: TraceOptions | None) -> None:
+        self.options = options
+        self.records: list[StepTrace] = []
+
+    def record(
+        self, step: Step, runs: Sequence[ReferenceRun], clean: Tensor, latents: Tensor
+    ) -> None:
+        """Note what a step saw of the first reference.
+
+        Args:
+            step: the step.
+            runs: the references.
+            clean: predicted clean targets after guidance, (N, C, h, w).
+            latents: the targets' latents after the step, (N, C, h, w).
+        """
+        options, run = self.options, next(iter(runs), None)
+        injects = run is not None and run.plan.injects(step.index)
+        last = run is not None and injects and not run.plan.injects(step.index + 1)
+        if options is None or not options.covers(step.index, last):
+            return
+        kept = clean if "clean" in options.kept else clean[:, :0]
+        record = StepTrace(step.index, step.timestep, kept.cpu(), latents.detach().cpu())
+        self.records.append(record)
+        if run is None or not run.plan.shows_reference(step.index):
+            return
+        record.matched = injects
+        if "clean" in options.kept:
+            record.reference_clean = run.clean[-1:].cpu()
+        if run.seen is None:
+            return
+        matches, masks, features = run.seen
+        if "matches" in options.kept:
+            record.flow, record.confidence = matches.flow.cpu(), matches.confidence.cpu()
+        if "masks" in options.kept:
+            record.masks = Masks(masks.target.cpu(), masks.reference.cpu())
+        if features is not None and "features" in options.kept:
+            record.features = Features(features.target.cpu(), features.reference.cpu())
 
 
 def merge_traces(traces: list[list[StepTrace]]) -> list[StepTrace]:

@@ -13,7 +13,9 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
 
+from framework.backbones.choose import backbone_of
 from framework.errors import UserError
 from framework.runs.atomic import write_atomic
 from framework.runs.progress import progress
@@ -153,7 +155,7 @@ def draw_plain(
     Nothing of the pipeline or of global random state is changed.
     """
     scheduler, config = pipe.scheduler, getattr(pipe, "_progress_bar_config", {})
-    device = next(pipe.unet.parameters()).device
+    device = backbone_of(pipe).device
     try:
         pipe.scheduler = type(scheduler).from_config(scheduler.config)
         pipe.set_progress_bar_config(disable=True)
@@ -174,7 +176,8 @@ def draw_plain(
 @contextmanager
 def _one_type(pipe: Any, device: torch.device) -> Iterator[None]:
     """Autocast where trained weights are float32 beside frozen ones in half precision."""
-    types = {next(part.parameters()).dtype for part in (pipe.unet, pipe.text_encoder, pipe.vae)}
+    networks = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    types = {weight.dtype for part in networks for weight in list(part.parameters())[:1]}
     half = next((each for each in types if each != torch.float32), None)
     with torch.autocast(device.type, half, enabled=half is not None and len(types) > 1):
         yield

@@ -29,7 +29,7 @@ def shared_copy(module: Module) -> Module:
 
 
 def replace_parameter(module: nn.Module, path: str, value: Tensor) -> nn.Parameter:
-    """Put a new parameter where ``path`` names one, e.g. ``mid_block...to_k.weight``."""
+    """Put a value of any shape where ``path`` names a parameter, e.g. ``...to_k.weight``."""
     owner_path, _, name = path.rpartition(".")
     owner = module.get_submodule(owner_path)
     parameter = nn.Parameter(value, requires_grad=False)

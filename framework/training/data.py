@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import IterableDataset
 
-from framework.backbones.model import TextToImageModel
+from framework.interfaces.backbone import Backbone
 from framework.training.views import View, mirrored, resized, views
 
 
@@ -83,7 +82,7 @@ class Prior:
 
 @torch.no_grad()
 def cache_latents(
-    model: TextToImageModel,
+    model: Backbone,
     images: Sequence[Image.Image],
     height: int,
     width: int,
@@ -111,10 +110,6 @@ def cache_latents(
         sizes: more than one: every square in so many sizes instead.
         notes: words for small and large ones; see :func:`framework.training.views.resized`.
     """
-    pipe: Any = model.pipe
-    vae = pipe.vae
-    dtype = vae.dtype
-    upcast = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
     squares = [
         square
         for index, image in enumerate(images)
@@ -128,19 +123,8 @@ def cache_latents(
         ]
     if mirror:
         squares += [mirrored(square) for square in squares]
-    try:
-        if upcast:
-            vae.to(torch.float32)
-        posteriors = [
-            vae.encode(square.pixels.to(model.device, vae.dtype)).latent_dist for square in squares
-        ]
-    finally:
-        if upcast:
-            vae.to(dtype)
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    scale = vae.config.scaling_factor
-    mean = torch.cat([(p.mean.float().cpu() - shift) * scale for p in posteriors])
-    std = torch.cat([p.std.float().cpu() * scale for p in posteriors])
+    posteriors = [model.posterior(square.pixels) for square in squares]
+    mean, std = (torch.cat(tensors) for tensors in zip(*posteriors, strict=True))
     return CachedLatents(
         mean,
         std if sample else torch.zeros_like(std),
@@ -154,7 +138,7 @@ def _cells(squares: Sequence[View], latents: Tensor) -> Tensor | None:
     """Latent cells that lie in the picture altogether, (n, 1, h, w); None: all of them do."""
     if all(square.valid is None for square in squares):
         return None
-    size = tuple(latents.shape[-2:])
+    size = (latents.shape[-2], latents.shape[-1])
     return torch.cat(
         [
             latents.new_ones(1, 1, *size)

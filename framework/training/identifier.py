@@ -21,7 +21,7 @@ class IdentifierConfig(PriorConfig):
     templates: list[str] = option(["plain"], "sets such as 'plain', or sentences with {}")
     train_text_encoder: bool = option(False, "also train the text encoder")
     text_learning_rate: float | None = option(
-        None, "of the text encoder; null: as the U-Net's", low=0.0
+        None, "of the text encoder; null: as the network's", low=0.0
     )
 
 

@@ -19,11 +19,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from framework.backbones.model import TextToImageModel
+from framework.backbones.choose import backbone_of
 from framework.concepts.folders import write_concept_file
 from framework.concepts.text import SLOT
 from framework.errors import UserError
-from framework.interfaces import Personalizer
+from framework.interfaces import Backbone, Personalizer
 from framework.runs.atomic import write_atomic
 from framework.training.options import WATCHING, PriorConfig, TrainingConfig
 from framework.training.templates import expand_templates, usable_templates
@@ -93,7 +93,7 @@ class TrainedPersonalizer(Personalizer):
         from framework.training.loop import check_devices, choose_precision
         from framework.training.objective import Objective
 
-        config, model = self.config, TextToImageModel(pipe)
+        config, model = self.config, backbone_of(pipe)
         side = config.resolution or model.image_size
         model.latent_size(side, side)
         self.check_words(pipe, concept)
@@ -125,7 +125,7 @@ class TrainedPersonalizer(Personalizer):
         from framework.training import loop  # Lightning takes seconds to import
 
         self.check(pipe, concept)
-        folder, model = Path(folder), TextToImageModel(pipe)
+        folder, model = Path(folder), backbone_of(pipe)
         prompts = self.prompts(pipe, concept)
         identity = self._identity(model, concept, prompts, seed)
         done = _finished(folder, identity)
@@ -136,7 +136,7 @@ class TrainedPersonalizer(Personalizer):
         with (
             loop.frozen(loop.networks(pipe)),
             self.prepared(pipe, concept, seed) as trained,
-            _lean(model.unet, self.config.gradient_checkpointing),
+            _lean(model.network, self.config.gradient_checkpointing),
         ):
             self._fit(model, concept, prompts, trained, prior, folder, seed, identity, precision)
             if not loop.is_main(self.config.devices):
@@ -162,7 +162,7 @@ class TrainedPersonalizer(Personalizer):
 
     # ---------------------------------------------------------------- inside
 
-    def _side(self, model: TextToImageModel) -> int:
+    def _side(self, model: Backbone) -> int:
         return self.config.resolution or model.image_size
 
     def _notes(self, pipe: Any) -> tuple[list[str], list[str]]:
@@ -199,7 +199,7 @@ class TrainedPersonalizer(Personalizer):
         if not isinstance(config, PriorConfig) or not config.prior:
             return None
         images = class_images(pipe, concept, config, folder, seed)
-        model = TextToImageModel(pipe)
+        model = backbone_of(pipe)
         side = self._side(model)
         return Prior(
             cache_latents(model, images, side, side, sample=config.sample_latents),
@@ -210,7 +210,7 @@ class TrainedPersonalizer(Personalizer):
 
     def _fit(
         self,
-        model: TextToImageModel,
+        model: Backbone,
         concept: Concept,
         prompts: list[str],
         trained: dict[str, nn.Parameter],
@@ -289,9 +289,7 @@ class TrainedPersonalizer(Personalizer):
             devices=config.devices,
         )
 
-    def _identity(
-        self, model: TextToImageModel, concept: Concept, prompts: list[str], seed: int
-    ) -> str:
+    def _identity(self, model: Backbone, concept: Concept, prompts: list[str], seed: int) -> str:
         """A hash of what the result depends on; of the model's weights a few tell it apart."""
         options = {k: v for k, v in asdict(self.config).items() if k not in WATCHING}
         said = [type(self).__name__, options, prompts, self._side(model), seed]
@@ -301,23 +299,23 @@ class TrainedPersonalizer(Personalizer):
         encoders = [
             tower.encoder(model.pipe).get_input_embeddings() for tower in towers(model.pipe)
         ]
-        tensors = [encoder.weight for encoder in encoders] + list(model.unet.parameters())[:4]
+        tensors = [encoder.weight for encoder in encoders] + list(model.network.parameters())[:4]
         for tensor in tensors:
             digest.update(tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
 
 @contextmanager
-def _lean(unet: Any, enabled: bool) -> Iterator[None]:
+def _lean(network: Any, enabled: bool) -> Iterator[None]:
     """Gradient checkpointing while the context lasts."""
-    changes = enabled and not unet.is_gradient_checkpointing
+    changes = enabled and not network.is_gradient_checkpointing
     if changes:
-        unet.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
     try:
         yield
     finally:
         if changes:
-            unet.disable_gradient_checkpointing()
+            network.disable_gradient_checkpointing()
 
 
 def _finished(folder: Path, identity: str) -> Path | None:

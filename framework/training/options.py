@@ -44,7 +44,7 @@ class TrainingConfig(PartConfig):
     with_class: bool = option(True, "write 'S* class' in them, as prompts do; false: 'S*' alone")
     prediction: str = option(
         "auto",
-        "what the U-Net predicts; auto: as the checkpoint's scheduler says",
+        "what the network predicts; auto: as the checkpoint's scheduler says",
         choices=("auto", "epsilon", "v_prediction", "sample"),
     )
     min_snr: float | None = option(None, "gamma of min-SNR loss weights; null: equal", low=0.0)

@@ -14,7 +14,7 @@ from typing import Any
 from framework.config.page import Config, to_plain
 from framework.config.resources import resolve_path
 from framework.errors import UserError
-from framework.registry import PERSONALIZERS
+from framework.interfaces import PERSONALIZERS
 from framework.runs.atomic import read_json, write_atomic
 from framework.training.formats.recognise import recognise
 from framework.types import Concept

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from framework.backbones.choose import backbone_of
 from framework.concepts.images import load_images
 from framework.concepts.text import SLOT
 from framework.config.resources import resolve_path
@@ -92,8 +93,8 @@ def _pictures(place: Path) -> list[Path]:
 
 
 def _model(pipe: Any) -> str:
-    """A few of the U-Net's weights as a hash; enough to tell models apart."""
+    """A few of the network's weights as a hash; enough to tell models apart."""
     digest = hashlib.sha256()
-    for tensor in list(pipe.unet.parameters())[:4]:
+    for tensor in list(backbone_of(pipe).network.parameters())[:4]:
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

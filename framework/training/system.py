@@ -11,11 +11,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from framework.backbones.model import Condition, TextToImageModel
+from framework.interfaces.backbone import Backbone
 from framework.training.data import Batch
 from framework.training.objective import Objective
-
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class DenoisingSystem(pl.LightningModule):
 
     def __init__(
         self,
-        model: TextToImageModel,
+        model: Backbone,
         objective: Objective,
         parameters: Mapping[str, nn.Parameter],
         optimization: Optimization,
@@ -103,11 +101,6 @@ class DenoisingSystem(pl.LightningModule):
         if self.optimization.ema is not None and self.average is None:
             self.average = {name: p.detach().clone() for name, p in self.trained.items()}
 
-    @property
-    def weight_dtype(self) -> torch.dtype:
-        """Data type of the pipeline's denoiser."""
-        return self._model.dtype
-
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One denoising loss.
 
@@ -115,7 +108,7 @@ class DenoisingSystem(pl.LightningModule):
             Diverged: it is not finite.
         """
         noisy = self._objective.noisy(batch)
-        condition = encode_prompts(self._model, batch.prompts, *self._size, batch.frames)
+        condition = self._model.encode_texts(batch.prompts, *self._size, batch.frames)
         output = self._model.denoise(noisy, batch.timesteps, condition)
         loss = self._objective.loss(output, batch)
         # Of several processes one alone must not stop: there the gradient, which all share, tells.
@@ -191,35 +184,3 @@ class DenoisingSystem(pl.LightningModule):
         if average is not None:
             devices = {name: p.device for name, p in self.trained.items()}
             self.average = {name: value.to(devices[name]) for name, value in average.items()}
-
-
-def encode_prompts(
-    model: TextToImageModel,
-    prompts: list[str],
-    height: int,
-    width: int,
-    frames: Tensor | None = None,
-) -> Condition:
-    """Text condition of some prompts, one row each, through which gradients flow.
-
-    Args:
-        model: the pipeline.
-        prompts: b sentences.
-        height: rows of the training pictures in pixels.
-        width: columns.
-        frames: see :class:`framework.training.data.Batch`; Stable Diffusion XL is told.
-    """
-    pipe: Any = model.pipe
-    encoded = pipe.encode_prompt(
-        prompt=list(prompts),
-        device=model.device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=False,
-    )
-    if not model.is_xl:
-        return Condition(encoded[0])
-    embeds, _, pooled, _ = encoded
-    sizes = embeds.new_tensor([[height, width, 0, 0, height, width]]).repeat(len(prompts), 1)
-    if frames is not None:
-        sizes[:, :4] = frames.to(sizes)
-    return Condition(embeds, {"text_embeds": pooled, "time_ids": sizes})

@@ -117,6 +117,8 @@ def check_widths(pipe: Any, rows: Mapping[str, Tensor], source: object) -> None:
         UserError: with both widths.
     """
     for tower in towers(pipe):
+        if tower.key not in rows:
+            continue
         got, expected = rows[tower.key].shape[1], tower.width(pipe)
         if got != expected:
             raise UserError(
@@ -194,7 +196,7 @@ def add_words(pipe: Any, placeholder: str, rows: Mapping[str, Tensor], *, traine
     Args:
         pipe: the pipeline; its tokenizers and embeddings are replaced until the undo.
         placeholder: the new word.
-        rows: (n, d) for each tower's key.
+        rows: (n, d) by the tower's key; a tower without rows is left alone.
         trained: keep the rows apart so that gradients reach them, instead of one larger table.
 
     Returns:
@@ -208,7 +210,8 @@ def add_words(pipe: Any, placeholder: str, rows: Mapping[str, Tensor], *, traine
     undos: list[Undo] = []
     try:
         for tower in towers(pipe):
-            undos.append(_add(pipe, tower, placeholder, rows[tower.key], trained))
+            if tower.key in rows:
+                undos.append(_add(pipe, tower, placeholder, rows[tower.key], trained))
     except BaseException:
         for undo in reversed(undos):
             undo()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.schedule import ddim_step
-from framework.interfaces import ReferenceTrajectory
-from framework.registry import TRAJECTORIES
+from framework.interfaces import TRAJECTORIES, Denoiser, ReferenceTrajectory
+from framework.interfaces.levels import move
 from framework.runs.progress import progress
 
 
@@ -23,13 +21,13 @@ class DDIMInversion(ReferenceTrajectory):
     def invert(self, denoiser: Denoiser, clean: Tensor) -> Tensor:
         """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
         condition = denoiser.condition("")
-        latents, abar = clean, denoiser.final_alpha_bar
-        collected = []
-        steps = list(zip(denoiser.timesteps, denoiser.alpha_bars, strict=True))[::-1]
-        for timestep, abar_next in progress(steps, "inverting the reference"):
-            if not collected or abar_next != abar:  # some schedulers evaluate a level twice
-                eps = denoiser.eps(latents, timestep, condition, abar_next)
-                latents = ddim_step(eps, latents, abar, abar_next)
-            abar = abar_next
+        latents, level = clean, denoiser.final_level
+        collected: list[Tensor] = []
+        steps = list(zip(denoiser.timesteps, denoiser.levels, strict=True))[::-1]
+        for timestep, following in progress(steps, "inverting the reference"):
+            if not collected or following != level:  # some schedulers evaluate a level twice
+                eps = denoiser.eps(latents, timestep, condition, following)
+                latents = move(eps, latents, level, following)
+            level = following
             collected.append(latents)
         return torch.stack(collected[::-1])

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.interfaces import ReferenceTrajectory
+from framework.interfaces import TRAJECTORIES, Denoiser, ReferenceTrajectory
+from framework.interfaces.levels import noisy
 from framework.options import PartConfig, option
-from framework.registry import TRAJECTORIES
 
 #: Keeps this noise apart from the targets' start noise, which is drawn from small seeds too.
 #: (A torch generator on the CPU looks at the lower 32 bits of a seed only.)
@@ -26,7 +25,7 @@ class ForwardNoiseConfig(PartConfig):
 
 @TRAJECTORIES.register("forward_noise")
 class ForwardNoise(ReferenceTrajectory):
-    """The clean latent noised to each step with one noise; costs no U-Net evaluation."""
+    """The clean latent noised to each step with one noise; costs no evaluation of the network."""
 
     Config = ForwardNoiseConfig
 
@@ -34,5 +33,4 @@ class ForwardNoise(ReferenceTrajectory):
         """See :meth:`framework.interfaces.ReferenceTrajectory.invert`."""
         generator = torch.Generator().manual_seed(STREAM + self.config.seed)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        levels = denoiser.alpha_bars
-        return torch.stack([abar**0.5 * clean + (1 - abar) ** 0.5 * noise for abar in levels])
+        return torch.stack([noisy(clean, noise, level) for level in denoiser.levels])

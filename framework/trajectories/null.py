@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from framework.backbones.denoiser import Denoiser
-from framework.interfaces import ReferenceTrajectory
-from framework.registry import TRAJECTORIES
+from framework.interfaces import TRAJECTORIES, Denoiser, ReferenceTrajectory
 
 
 @TRAJECTORIES.register("null")
 class NullTrajectory(ReferenceTrajectory):
-    """The clean latent, without noise, at every step; costs no U-Net evaluation.
+    """The clean latent, without noise, at every step; costs no evaluation of the network.
 
-    The U-Net is told a noise level the latent does not have, so its features of the reference are
+    The network is told a noise level the latent does not have, so its features of the reference are
     out of distribution early on: the lower bound that real trajectories are compared with.
     """
 

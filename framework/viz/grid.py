@@ -14,6 +14,7 @@ LABEL = 190
 GAP = 6
 MARGIN = 18
 CAPTION = 46
+NOTE = 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def draw_grid(
     subtitle: str,
     references: Sequence[Image.Image],
     rows: Sequence[Row],
-    captions: Sequence[str],
+    captions: Sequence[str | tuple[str, str]],
     *,
     side: int = 192,
     columns: int = 8,
@@ -53,7 +54,8 @@ def draw_grid(
         subtitle: under it.
         references: the concept's pictures.
         rows: the arms, each with as many pictures as there are captions.
-        captions: the prompt of each column.
+        captions: the prompt of each column; or the prompt and a note for this column alone, such
+            as its seed.
         side: of each picture in pixels.
         columns: pictures side by side.
 
@@ -71,12 +73,15 @@ def draw_grid(
             )
     if not captions or not rows:
         raise UserError("There is nothing to draw: give at least one row and one caption.")
+    texts = [text if isinstance(text, str) else text[0] for text in captions]
+    notes = ["" if isinstance(text, str) else text[1] for text in captions]
     columns = min(columns, max(len(captions), len(references[:columns])))
     step = side + GAP
     bar = 84
     blocks = [range(i, min(i + columns, len(captions))) for i in range(0, len(captions), columns)]
     width = max(2 * MARGIN + LABEL + columns * step - GAP, 760)
-    block = CAPTION + len(rows) * step
+    heading = CAPTION + (NOTE if any(notes) else 0)
+    block = heading + len(rows) * step
     height = bar + MARGIN + step + len(blocks) * (block + MARGIN)
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -92,8 +97,9 @@ def draw_grid(
     _pictures(canvas, shown, top, side)
     top += step
     for indices in blocks:
-        _captions(draw, [captions[i] for i in indices], top, side)
-        top += CAPTION
+        _captions(draw, [texts[i] for i in indices], top, side)
+        _notes(draw, [notes[i] for i in indices], top + CAPTION, side)
+        top += heading
         for row in rows:
             _label(draw, top, side, row.label, row.note, ACCENT if row.mine else DULL)
             if row.mine:
@@ -137,3 +143,9 @@ def _captions(draw: ImageDraw.ImageDraw, captions: Sequence[str], top: int, side
         right = MARGIN + LABEL + end * (side + GAP) - GAP
         write(draw, (left, top, right, top + CAPTION), captions[start], 16, colour=INK)
         start = end
+
+
+def _notes(draw: ImageDraw.ImageDraw, notes: Sequence[str], top: int, side: int) -> None:
+    for column, note in enumerate(notes):
+        left = MARGIN + LABEL + column * (side + GAP)
+        write(draw, (left, top - 4, left + side, top + NOTE - 6), note, 13, colour=SOFT, lines=1)

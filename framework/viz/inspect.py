@@ -159,7 +159,10 @@ def _lines(figure: Figure, left: Any, right: Any, match: Match, count: int) -> N
         confidence = float(match.confidence[y, x])
         here = (np.array([x, y]) + 0.5) * scale - 0.5
         there = here + match.flow[y, x].numpy() * scale
-        style = {"color": CONFIDENCE(confidence), "alpha": 0.95 if confidence >= 0.5 else 0.4}
+        style: dict[str, Any] = {
+            "color": CONFIDENCE(confidence),
+            "alpha": 0.95 if confidence >= 0.5 else 0.4,
+        }
         figure.add_artist(
             ConnectionPatch(here, there, "data", "data", axesA=left, axesB=right, linewidth=1.3,
                             **style)

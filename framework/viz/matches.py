@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from framework.concepts.preprocess import prepare_image
 from framework.geometry import resize_mask, warp
-from framework.types import StepTrace
 from framework.viz.canvas import thumbnail
 from framework.viz.flow import flow_colours, flow_wheel
 from framework.viz.points import spread_points
@@ -27,13 +26,12 @@ from framework.viz.points import spread_points
 SIDE = 384
 CONFIDENCE = colormaps["RdYlGn"]
 HEAT = "magma"
-TITLES = (
-    "reference",
-    "result and its matches",
-    "flow to the reference",
-    "mask of the result",
-    "confidence",
-    "reference, warped by the flow",
+#: Share of the largest weight from which on a cell counts as used, and how much of the colours is
+#: left of those that are not.
+USED, UNUSED = 0.25, 0.08
+FADED = (
+    "Faint in flow and confidence, and white in the warped reference: what is not taken from the "
+    "reference (mask times confidence is small there). Lines: green is sure, red and thin is not."
 )
 
 
@@ -48,6 +46,8 @@ class Match:
         flow: (H, W, 2), (x, y) in cells, result to reference.
         confidence: (H, W) in [0, 1].
         mask: soft foreground of the result (H, W) in [0, 1].
+        baseline: the picture from the same noise without matching, if there is one.
+        reference_mask: soft foreground of the reference (H, W) in [0, 1], if it is known.
     """
 
     caption: str
@@ -56,46 +56,13 @@ class Match:
     flow: Tensor
     confidence: Tensor
     mask: Tensor
+    baseline: Image.Image | None = None
+    reference_mask: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
         """Mask times confidence, (H, W): how much of the reference is taken."""
         return self.mask * self.confidence
-
-
-def last_matched(trace: Sequence[StepTrace]) -> StepTrace | None:
-    """The latest step whose matches were used, or None: features are cleanest at the end."""
-    for step in reversed(trace):
-        if step.matched and step.flow is not None:
-            return step
-    return None
-
-
-def matches_of(
-    trace: Sequence[StepTrace],
-    reference: Image.Image,
-    results: Sequence[Image.Image],
-    captions: Sequence[str],
-) -> list[Match]:
-    """Matches of every target in the last matched step, from the conditional half.
-
-    Args:
-        trace: of a sampling call that drew ``results``, in their order.
-        reference: the reference as the sampler used it.
-        results: the N pictures.
-        captions: their prompts.
-
-    Returns:
-        One for each picture; none if no step was matched.
-    """
-    step = last_matched(trace)
-    if step is None or step.flow is None or step.confidence is None:
-        return []
-    count = len(results)
-    flows, confidences = step.flow[-count:].float(), step.confidence[-count:].float()
-    masks = torch.ones_like(confidences) if step.masks is None else step.masks.target[-count:]
-    columns = zip(captions, results, flows, confidences, masks.float(), strict=True)
-    return [Match(text, reference, image, *tensors) for text, image, *tensors in columns]
 
 
 def sized_reference(image: Image.Image, size: tuple[int, int], mode: str) -> Image.Image:
@@ -131,7 +98,7 @@ def warped_reference(match: Match, side: int = SIDE) -> Image.Image:
 
 
 def draw_matches(matches: Sequence[Match], title: str, *, lines: int = 20) -> Figure:
-    """Draw one row of six panels for each target.
+    """Draw one row of panels for each target.
 
     Args:
         matches: what to show.
@@ -142,31 +109,29 @@ def draw_matches(matches: Sequence[Match], title: str, *, lines: int = 20) -> Fi
         A figure with an Agg canvas, not known to pyplot; ``figure.savefig(path)`` writes it.
     """
     count = max(len(matches), 1)
-    figure = Figure(figsize=(17.4, 0.9 + 3.12 * count), dpi=100, facecolor="white")
+    names = ["reference", "result and its matches"]
+    names += ["baseline, same noise"] if any(m.baseline for m in matches) else []
+    names += ["flow to the reference"]
+    names += ["mask of the reference"] if any(_there(m.reference_mask) for m in matches) else []
+    names += ["mask of the result", "confidence", "reference, warped by the flow"]
+    high = 1.2 + 3.12 * count
+    figure = Figure(figsize=(0.9 + 2.76 * len(names), high), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
-    high = 0.9 + 3.12 * count
     figure.text(0.012, 1 - 0.3 / high, title, fontsize=17, fontweight="bold", va="center")
     if not matches:
         figure.text(0.012, 0.4, "No step was matched.", fontsize=13)
         return figure
+    figure.text(0.012, 0.12 / high, FADED, fontsize=10, color="#444c58", va="center")
+    space = {"left": 0.012, "right": 0.955, "top": 1 - 0.95 / high, "bottom": 0.42 / high}
     panels = figure.subplots(
-        count,
-        6,
-        squeeze=False,
-        gridspec_kw={
-            "left": 0.012,
-            "right": 0.955,
-            "top": 1 - 0.95 / high,
-            "bottom": 0.12 / high,
-            "wspace": 0.06,
-            "hspace": 0.2,
-        },
+        count, len(names), squeeze=False, gridspec_kw=space | {"wspace": 0.06, "hspace": 0.2}
     )
     limit = max(float(match.flow.norm(dim=-1)[_used(match)].max()) for match in matches) or 1.0
     for row, (axes, match) in enumerate(zip(panels, matches, strict=True)):
-        _row(figure, axes, match, lines, limit)
+        _row(dict(zip(names, axes, strict=True)), match, limit)
+        _lines(figure, (axes[0], axes[1]), match, lines)
         if row == 0:
-            for axis, name in zip(axes, TITLES, strict=True):
+            for axis, name in zip(axes, names, strict=True):
                 axis.set_title(name, fontsize=12, pad=24)
         axes[0].text(
             0, 1.025, match.caption, transform=axes[0].transAxes, fontsize=11, style="italic",
@@ -176,32 +141,57 @@ def draw_matches(matches: Sequence[Match], title: str, *, lines: int = 20) -> Fi
     return figure
 
 
+def _there(value: object) -> bool:
+    return value is not None
+
+
 def _used(match: Match) -> Tensor:
     """Cells where the reference counts for something, (H, W) bool; all where it counts nowhere."""
-    return match.weight >= 0.25 * match.weight.max()
+    return match.weight >= USED * match.weight.max()
 
 
-def _row(figure: Figure, axes: Any, match: Match, lines: int, limit: float) -> None:
+def _row(axes: Mapping[str, Any], match: Match, limit: float) -> None:
+    """The panels of one target, by their titles."""
     result, reference = thumbnail(match.result, SIDE), thumbnail(match.reference, SIDE)
-    height, width = match.mask.shape
-    grey = np.asarray(result.convert("L").convert("RGB"))
-    axes[0].imshow(reference)
-    axes[1].imshow(result)
     used = resize_mask(_used(match)[None].float(), SIDE, SIDE)[0]
     colours = flow_colours(match.flow, limit).permute(2, 0, 1).float()
-    strength = (0.25 + 0.75 * used)[..., None].numpy()
+    strength = (UNUSED + (1 - UNUSED) * used)[..., None].numpy()
     large = resize_mask(colours, SIDE, SIDE).permute(1, 2, 0).numpy()
-    axes[2].imshow((large * strength + 255 * (1 - strength)).round().astype(np.uint8))
-    for axis, heat in ((axes[3], match.mask), (axes[4], match.confidence)):
-        axis.imshow(grey)
-        axis.imshow(
-            heat.numpy(), cmap=HEAT, vmin=0, vmax=1, alpha=0.68, interpolation="nearest",
-            extent=(-0.5, SIDE - 0.5, SIDE - 0.5, -0.5),
-        )  # fmt: skip
-    axes[5].imshow(warped_reference(match))
-    for axis in axes:
+    flow = (large * strength + 255 * (1 - strength)).round().astype(np.uint8)
+    pictures: dict[str, Any] = {
+        "reference": reference,
+        "result and its matches": result,
+        "baseline, same noise": match.baseline and thumbnail(match.baseline, SIDE),
+        "flow to the reference": flow,
+        "reference, warped by the flow": warped_reference(match),
+    }
+    heats = {
+        "mask of the reference": (reference, match.reference_mask, None),
+        "mask of the result": (result, match.mask, None),
+        "confidence": (result, match.confidence, _used(match)),
+    }
+    for name, axis in axes.items():
+        if name in pictures and pictures[name] is not None:
+            axis.imshow(pictures[name])
+        elif name in heats and heats[name][1] is not None:
+            _heat(axis, *heats[name])
         axis.set(xlim=(-0.5, SIDE - 0.5), ylim=(SIDE - 0.5, -0.5), xticks=[], yticks=[])
         axis.spines[:].set_color("#c8ced6")
+
+
+def _heat(axis: Any, picture: Image.Image, heat: Tensor, used: Tensor | None) -> None:
+    """Values in [0, 1] over a grey picture; faint where they are not used."""
+    axis.imshow(np.asarray(picture.convert("L").convert("RGB")))
+    strength = torch.ones_like(heat) if used is None else UNUSED + (1 - UNUSED) * used.float()
+    axis.imshow(
+        heat.numpy(), cmap=HEAT, vmin=0, vmax=1, alpha=0.68 * strength.numpy(),
+        interpolation="nearest", extent=(-0.5, SIDE - 0.5, SIDE - 0.5, -0.5),
+    )  # fmt: skip
+
+
+def _lines(figure: Figure, axes: tuple[Any, Any], match: Match, lines: int) -> None:
+    """Lines from the reference (left) to the result, the surest on top."""
+    height, width = match.mask.shape
     scale = np.array([SIDE / width, SIDE / height])
     points = spread_points(match.mask, lines)
     for x, y in sorted(points, key=lambda p: float(match.confidence[p[1], p[0]])):
@@ -209,7 +199,7 @@ def _row(figure: Figure, axes: Any, match: Match, lines: int, limit: float) -> N
         here = (np.array([x, y]) + 0.5) * scale - 0.5
         there = here + match.flow[y, x].numpy() * scale
         sure = confidence >= 0.5
-        style = {"color": CONFIDENCE(confidence), "alpha": 0.95 if sure else 0.45}
+        style: dict[str, Any] = {"color": CONFIDENCE(confidence), "alpha": 0.95 if sure else 0.45}
         figure.add_artist(
             ConnectionPatch(
                 there, here, "data", "data", axesA=axes[0], axesB=axes[1],

@@ -9,19 +9,18 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from tiny import tiny_concept, tiny_parts, tiny_sampler
 
-from framework.backbones.attention import detached_attention, injection, project
-from framework.backbones.layers import self_attentions
+from framework.backbones.attention import project
+from framework.backbones.choose import backbone_of
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.semantic_matching import SemanticMatching
 from framework.injectors.appearance_matching import AppearanceMatching
+from framework.interfaces.layers import LayerCall
 from framework.masks.cross_attention import CrossAttentionMask
 from framework.sampling.cache import NoCache
 from framework.sampling.sampler import Sampler
-from framework.sampling.session import Session
 from framework.trajectories.ddim_inversion import DDIMInversion
-from framework.types import Layout
 from matchers.cycle_argmax import CycleArgmax
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -124,13 +123,13 @@ def test_an_exception_in_the_unet_leaves_the_pipeline_as_it_was(sd1):
 def test_attached_processor_is_equivalent_when_nothing_is_injected(any_pipe):
     """The stand-in computes what the stock processor does, layer by layer."""
     parts = tiny_parts(any_pipe)
-    layers = self_attentions(any_pipe.unet, parts.injector.config.layers)
-    session = Session(Layout(1, 0, 2), (16, 16), parts.mask, parts.matcher, parts.injector)
-    for layer in list(layers.values())[:4]:
+    model = backbone_of(any_pipe)
+    for path in model.self_attentions(parts.injector.config.layers)[:4]:
+        layer = model.network.get_submodule(path)
         hidden = torch.randn(2, 16, layer.to_q.in_features)
         with torch.no_grad():
             stock = layer(hidden)
-            with injection({"layer": layer}, session):
+            with model.attending([path], LayerCall.plain):
                 assert not isinstance(layer.processor, AttnProcessor2_0)
                 torch.testing.assert_close(layer(hidden), stock)
         assert isinstance(layer.processor, AttnProcessor2_0)
@@ -172,11 +171,9 @@ def test_fused_projections_are_refused(sd1, when):
 def test_detached_attention_cuts_gradients_and_only_there(sd1):
     layer = sd1.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1
     hidden = torch.randn(1, 9, layer.to_q.in_features, requires_grad=True)
-    with detached_attention(sd1.unet, True):
+    with backbone_of(sd1).detached_attention():
         assert not layer(hidden).requires_grad
     assert layer(hidden).requires_grad
-    with detached_attention(sd1.unet, False):
-        assert layer(hidden).requires_grad
 
 
 def test_two_samplers_share_a_pipeline(sd1):

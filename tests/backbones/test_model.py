@@ -8,27 +8,31 @@ import pytest
 import torch
 from PIL import Image
 
-from framework.backbones.model import Condition, TextToImageModel
+from framework.backbones.choose import backbone_of
+from framework.backbones.stable_diffusion import StableDiffusionXL
 from framework.concepts.preprocess import prepare_image
 from framework.errors import UserError
+from framework.interfaces import Condition
 
 
 def test_prompts_are_encoded_as_the_pipeline_does(any_pipe):
-    model = TextToImageModel(any_pipe)
+    model = backbone_of(any_pipe)
     conditional, unconditional = model.encode_prompt("a photo of a dog", 128, 128)
     stock = any_pipe.encode_prompt(
         "a photo of a dog", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True
     )
     assert torch.equal(conditional.embeds, stock[0])
     assert torch.equal(unconditional.embeds, stock[1])
-    assert set(conditional.added) == ({"text_embeds", "time_ids"} if model.is_xl else set())
-    if model.is_xl:
+    assert set(conditional.added) == (
+        {"text_embeds", "time_ids"} if isinstance(model, StableDiffusionXL) else set()
+    )
+    if isinstance(model, StableDiffusionXL):
         assert conditional.added["time_ids"].tolist() == [[128, 128, 0, 0, 128, 128]]
         assert torch.equal(conditional.added["text_embeds"], stock[2])
 
 
 def test_the_empty_prompt_is_the_unconditional_half(any_pipe):
-    model = TextToImageModel(any_pipe)
+    model = backbone_of(any_pipe)
     plain = model.encode_plain("", 128, 128)
     assert torch.equal(plain.embeds, model.encode_prompt("a dog", 128, 128)[1].embeds)
 
@@ -42,7 +46,7 @@ def test_conditions_stack_by_row():
 
 
 def test_latents_of_pictures_are_the_posterior_mean(any_pipe):
-    model = TextToImageModel(any_pipe)
+    model = backbone_of(any_pipe)
     image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latent = model.encode_image(image)
     with torch.no_grad():
@@ -52,7 +56,7 @@ def test_latents_of_pictures_are_the_posterior_mean(any_pipe):
 
 
 def test_decoding_does_not_depend_on_the_batch(any_pipe):
-    model = TextToImageModel(any_pipe)
+    model = backbone_of(any_pipe)
     latents = torch.randn(3, 4, 16, 16)
     with torch.no_grad():
         images = model.decode(latents)
@@ -65,7 +69,7 @@ def test_sdxls_half_precision_vae_runs_in_float32_and_is_put_back(sdxl, fails):
     pipe = copy.copy(sdxl)
     pipe.vae = copy.deepcopy(sdxl.vae).half()
     before = {name: value.clone() for name, value in pipe.vae.state_dict().items()}
-    model, seen = TextToImageModel(pipe), []
+    model, seen = backbone_of(pipe), []
 
     def look(module, args):
         seen.append(args[0].dtype)
@@ -83,7 +87,7 @@ def test_sdxls_half_precision_vae_runs_in_float32_and_is_put_back(sdxl, fails):
 
 
 def test_sizes(sd1):
-    model = TextToImageModel(sd1)
+    model = backbone_of(sd1)
     assert model.image_size == 128
     assert model.latent_size(192, 256) == (24, 32)
     for side in (0, 4, 100):

@@ -15,17 +15,14 @@ from diffusers import (
 from framework.backbones.schedule import (
     FOLLOWED,
     alpha_bar,
-    clean_from,
-    ddim_step,
+    alpha_bars,
     final_alpha_bar,
-    from_eps,
-    levels_of,
     make_scheduler,
-    predicted_clean,
+    schedule_of,
     timesteps_of,
-    to_eps,
 )
 from framework.errors import UserError
+from framework.interfaces.levels import Level, from_eps, move, noisy, to_eps
 
 CPU = torch.device("cpu")
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -37,36 +34,16 @@ def ddim(**options):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_conversions_agree_with_each_other(kind):
-    clean, eps = torch.randn(2, 3, 4, 5, 5)
-    abar = 0.3
-    latents = abar**0.5 * clean + (1 - abar) ** 0.5 * eps
-    output = {
-        "epsilon": eps,
-        "v_prediction": abar**0.5 * eps - (1 - abar) ** 0.5 * clean,
-        "sample": clean,
-    }[kind]
-    torch.testing.assert_close(to_eps(output, latents, abar, kind), eps)
-    torch.testing.assert_close(from_eps(eps, latents, abar, kind), output)
-    torch.testing.assert_close(clean_from(output, latents, abar, kind), clean)
-    torch.testing.assert_close(predicted_clean(eps, latents, abar), clean)
-
-
-def test_zero_terminal_snr_has_a_clean_prediction():
-    latents, output = torch.randn(2, 1, 4, 2, 2)
-    torch.testing.assert_close(clean_from(output, latents, 0.0, "v_prediction"), -output)
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_ddim_step_is_diffusers_step(kind):
     scheduler = ddim(prediction_type=kind)
     times = timesteps_of(scheduler, 10, CPU)
     latents, output = torch.randn(2, 1, 4, 5, 5)
     for index in (3, 9):  # the last step goes to the final alpha
-        abar = alpha_bar(scheduler, times[index])
+        level = Level.of_alpha_bar(alpha_bar(scheduler, times[index]))
         last = index == len(times) - 1
         following = final_alpha_bar(scheduler) if last else alpha_bar(scheduler, times[index + 1])
-        ours = ddim_step(to_eps(output, latents, abar, kind), latents, abar, following)
+        eps = to_eps(output, latents, level, kind)
+        ours = move(eps, latents, level, Level.of_alpha_bar(following))
         torch.testing.assert_close(
             ours, scheduler.step(output, times[index], latents).prev_sample, atol=1e-5, rtol=1e-5
         )
@@ -114,7 +91,7 @@ def test_what_a_followed_scheduler_shows_is_at_its_level(name, options, kind):
     scheduler = make_scheduler(name, ddim(prediction_type=kind), options=options)
     assert type(scheduler).__name__ == name
     times = timesteps_of(scheduler, 10, CPU)
-    levels = levels_of(scheduler)
+    levels = alpha_bars(scheduler)
     assert len(times) == len(levels) == len(scheduler.timesteps) >= 10
     assert times == sorted(times, reverse=True) and levels == sorted(levels)
     assert 0 < levels[0] < levels[-1] <= final_alpha_bar(scheduler) + 1e-6 <= 1 + 1e-6
@@ -124,14 +101,14 @@ def test_what_a_followed_scheduler_shows_is_at_its_level(name, options, kind):
     within = 0.2 if (name, kind) == ("PNDMScheduler", "v_prediction") else 2e-4
     for moment, abar in zip(scheduler.timesteps, levels, strict=True):
         shown = scheduler.scale_model_input(latents, moment)
-        predicted = (shown - abar**0.5 * clean) / (1 - abar) ** 0.5
+        level = Level.of_alpha_bar(abar)
+        predicted = (shown - level.a * clean) / level.s
         eps = predicted if eps is None else eps
-        line = abar**0.5 * clean + (1 - abar) ** 0.5 * eps
+        line = noisy(clean, eps, level)
         torch.testing.assert_close(shown, line, atol=within, rtol=1e-4)
-        output = from_eps(predicted, shown, abar, kind)
+        output = from_eps(predicted, shown, level, kind)
         latents = scheduler.step(output, moment, latents, return_dict=False)[0]
-    end = final_alpha_bar(scheduler)
-    line = end**0.5 * clean + (1 - end) ** 0.5 * eps
+    line = noisy(clean, eps, Level.of_alpha_bar(final_alpha_bar(scheduler)))
     torch.testing.assert_close(latents, line, atol=0.2, rtol=0)
 
 
@@ -140,7 +117,18 @@ def test_levels_are_those_of_the_models_timesteps():
         scheduler = make_scheduler(name, ddim())
         times = timesteps_of(scheduler, 20, CPU)
         expected = [alpha_bar(scheduler, time) for time in times]
-        assert levels_of(scheduler) == pytest.approx(expected, abs=2e-3)
+        assert alpha_bars(scheduler) == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_schedule_holds_the_levels_of_its_evaluations():
+    schedule = schedule_of(ddim(), 20, CPU, "EulerDiscreteScheduler")
+    expected = [Level.of_alpha_bar(abar) for abar in alpha_bars(schedule.scheduler)]
+    assert schedule.levels == expected and len(schedule.timesteps) == 20
+    assert schedule.level(schedule.timesteps[3]) == expected[3]
+    between = 500.25
+    assert between not in schedule.timesteps
+    assert schedule.level(between) == Level.of_alpha_bar(alpha_bar(schedule.scheduler, between))
+    assert schedule.prediction == "epsilon" and schedule.final_level.a > expected[-1].a
 
 
 def test_a_time_between_two_of_the_models():

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +58,7 @@ def test_every_command_has_help(words, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: dreammatcher {' '.join(words)}")
     assert len(shown.splitlines()) > 5
+    assert f"\nexamples:\n  dreammatcher {' '.join(words)}" in shown or "world" in words
 
 
 @pytest.mark.parametrize(
@@ -130,9 +133,64 @@ def test_what_a_command_raises_becomes_a_message_and_a_status(command, capsys):
     assert main(["probe"]) == 2
     assert "the disk is full" in capsys.readouterr().err
 
-    command(raising(OSError(errno.EIO, "I/O error")))
-    with pytest.raises(OSError, match="I/O error"):
-        main(["probe"])
+    command(raising(MemoryError()))
+    assert main(["probe"]) == 2
+    assert "sampler.batch_size=1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "quoted"),
+    [
+        (OSError(errno.EIO, "I/O error"), "(OSError: [Errno 5] I/O error)"),
+        (RuntimeError("\n  first of it\nsecond"), "(RuntimeError: first of it)"),
+        (KeyError("x"), "(KeyError: 'x')"),
+        (ValueError(), "(ValueError)"),
+    ],
+)
+def test_what_nobody_expected_is_a_sentence_and_status_1(command, capsys, error, quoted):
+    command(raising(error))
+    assert main(["probe"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"dreammatcher: error: something unexpected went wrong {quoted}. Run")
+    assert "--debug" in shown and len(shown.splitlines()) == 1
+    assert main(["probe", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_plugin_that_leaves_on_its_own(command, capsys):
+    command(raising(SystemExit("enough")))
+    assert main(["probe"]) == 1
+    assert capsys.readouterr().err == "dreammatcher: error: enough\n"
+    command(raising(SystemExit(5)))
+    assert main(["probe"]) == 5
+
+
+def test_a_request_to_terminate_ends_a_command_with_a_word(command, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    command(run)
+    assert main(["probe"]) == 143
+    assert "terminated; what was finished is kept" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_help_before_the_command_is_its_help(capsys):
+    assert main(["help", "config"]) == 0
+    shown = capsys.readouterr().out
+    assert main(["config", "--help"]) == 0
+    assert capsys.readouterr().out == shown
+    assert main(["help", "world", "preview"]) == 0
+    assert capsys.readouterr().out.startswith("usage: dreammatcher world preview")
+
+
+@pytest.mark.parametrize("word", ["a\0b", "\udcff"])
+def test_words_that_are_no_text_are_refused(word, capsys):
+    assert main(["sample", "--prompt", word]) == 2
+    assert "is not valid UTF-8 text" in capsys.readouterr().err
 
 
 def test_a_command_s_status_is_the_exit_status(command):

@@ -142,8 +142,14 @@ def test_trace(arguments, tmp_path):
         (["--seed", "1", "--seed", "1"], "seeds has a value twice"),
         (["sampler.num_inference_steps=0"], "sampler.num_inference_steps is 0"),
         (["sampler.guidance_scale=-1"], "sampler.guidance_scale is -1.0"),
-        (["injector.layers=['up_blocks.7.*']"], "no layer of this U-Net matches"),
-        (["extractor.blocks=['up_blocks.9']"], "no layer of this U-Net matches"),
+        (
+            ["injector.layers=['up_blocks.7.*']"],
+            "no layer of this model matches",
+        ),
+        (
+            ["extractor.blocks=['up_blocks.9']"],
+            "no layer of this model matches",
+        ),
         (["concept.path=nowhere"], "'nowhere' does not exist"),
         (["concept.class_name=null"], "Nothing says what"),
         (["model.path=./nowhere"], "does not exist"),

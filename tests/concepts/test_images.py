@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,9 +124,6 @@ def test_content_that_is_no_image_is_named(tmp_path):
     (tmp_path / "bad.png").write_text("this is text")
     assert "bad.png' is a damaged image" in refused(tmp_path)
     (tmp_path / "bad.png").unlink()
-    (tmp_path / "prompt.txt").write_text("a photo")
-    assert "prompt.txt' is not an image" in refused(tmp_path)
-    (tmp_path / "prompt.txt").unlink()
     (tmp_path / "none.jpg").write_bytes(b"")
     assert "none.jpg' is empty" in refused(tmp_path)
 
@@ -163,3 +163,63 @@ def test_a_heic_picture_is_read_where_something_reads_it(tmp_path):
     picture(64, 48).save(tmp_path / "0.heic", quality=-1)
     ((_, image),) = load_images(tmp_path)
     assert (image.mode, image.size) == ("RGB", (64, 48))
+
+
+CAPTIONS = {
+    "0.txt": b"a photo of sks duck",
+    "0.caption": b"a duck",
+    "metadata.jsonl": b'{"file_name": "0.png", "text": "x"}\n',
+    "0.npz": b"PK\x03\x04 cached latents",
+    "dataset.toml": b"[general]",
+    "clip.mp4": b"\x00\x00\x00\x18ftypmp42",
+    "notes": b"# bought in May",
+}
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_files_of_caption_based_trainers_are_passed_over_with_one_line(tmp_path, caplog, name):
+    picture().save(tmp_path / "0.png")
+    (tmp_path / name).write_bytes(CAPTIONS[name])
+    (tmp_path / "._0.png").write_bytes(b"\x00\x05\x16\x07")
+    assert [path.name for path, _ in load_images(tmp_path)] == ["0.png"]
+    (record,) = caplog.records
+    assert name in record.getMessage()
+    assert "Passed over 1 file" in record.getMessage()
+
+
+def test_a_folder_of_captions_alone_has_no_picture(tmp_path):
+    (tmp_path / "0.txt").write_text("a duck")
+    assert "no image in it beside 0.txt" in refused(tmp_path)
+
+
+def test_a_picture_without_an_ending_counts_and_a_mask_beside_one_does_not(tmp_path, caplog):
+    picture().save(tmp_path / "0.png")
+    (tmp_path / "1").write_bytes((tmp_path / "0.png").read_bytes())
+    picture().save(tmp_path / "0-masklabel.png")
+    assert [path.name for path, _ in load_images(tmp_path)] == ["0.png", "1"]
+    assert "0-masklabel.png" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["0.jxl", "0.nef", "0.svg"])
+def test_a_picture_of_a_kind_that_is_not_read_is_refused(tmp_path, name):
+    picture().save(tmp_path / "1.png")
+    (tmp_path / name).write_bytes(b"camera data")
+    assert f"{name}' is not an image that can be read" in refused(tmp_path)
+
+
+def test_what_is_no_plain_file_neither_hangs_nor_traces_back(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    cases = {
+        tmp_path / "pipe.png": "pipe, socket or device",
+        tmp_path / "folder.png": "is a folder",
+        Path("/dev/zero"): "pipe, socket or device",
+        Path("/proc/self/status"): "is empty",
+        tmp_path / ("x" * 300): "too long",
+        tmp_path / "gone.png": "does not exist",
+    }
+    for path, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            load_image(path)
+    assert "pipe" in refused(tmp_path)
+    assert "too long" in refused(tmp_path / ("x" * 300))

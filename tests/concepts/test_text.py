@@ -9,6 +9,7 @@ import torch
 from tiny import tiny_concept, tiny_sampler
 from transformers import CLIPTokenizer
 
+from framework.backbones.choose import backbone_of
 from framework.concepts.text import check_words, concept_positions, fill, unknown_words
 from framework.errors import UserError
 
@@ -63,21 +64,29 @@ def test_fill_with_a_placeholder_in_brackets():
     ],
 )
 def test_positions(sd1, prompt, positions):
-    assert concept_positions(sd1, prompt, TOY) == positions
+    assert concept_positions(backbone_of(sd1), prompt, TOY) == positions
 
 
 def test_positions_of_several_sub_words(sd1):
     """'zxq' has three tokens here, 'hat' one; 'fox' three."""
     concept = tiny_concept(placeholder="zxq", class_name="red fox")
     assert len(sd1.tokenizer("zxq", add_special_tokens=False).input_ids) == 3
-    assert concept_positions(sd1, "a zxq red fox in the snow", concept) == [2, 3, 4, 5, 6, 7, 8]
-    assert concept_positions(sd1, "the zxq", concept) == [2, 3, 4]
+    assert concept_positions(backbone_of(sd1), "a zxq red fox in the snow", concept) == [
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+    ]
+    assert concept_positions(backbone_of(sd1), "the zxq", concept) == [2, 3, 4]
 
 
 def test_positions_without_placeholder(sd1):
     concept = tiny_concept(placeholder="")
     assert fill("a photo of a {}", concept) == "a photo of a dog"
-    assert concept_positions(sd1, "a dog on a dog", concept) == [2, 5]
+    assert concept_positions(backbone_of(sd1), "a dog on a dog", concept) == [2, 5]
 
 
 def test_positions_of_a_multi_vector_placeholder(pipe):
@@ -87,7 +96,7 @@ def test_positions_of_a_multi_vector_placeholder(pipe):
         {"<toy>": vectors}, token="<toy>", tokenizer=pipe.tokenizer, text_encoder=pipe.text_encoder
     )
     concept = tiny_concept(placeholder="<toy>")
-    positions = concept_positions(pipe, "a red <toy> dog on snow", concept)
+    positions = concept_positions(backbone_of(pipe), "a red <toy> dog on snow", concept)
     assert positions == [3, 4, 5, 6]
     text = pipe.maybe_convert_prompt("a red <toy> dog on snow", pipe.tokenizer)
     ids = pipe.tokenizer(text).input_ids
@@ -102,12 +111,12 @@ def test_positions_of_a_multi_vector_placeholder(pipe):
 
 def test_a_concept_that_is_cut_off(sd1):
     """75 tokens fit between start and end; what is beyond the encoder never sees."""
-    assert concept_positions(sd1, "a " * 73 + "toy dog", TOY) == [74, 75]
-    assert concept_positions(sd1, "a " * 74 + "toy dog", TOY) == [75]
+    assert concept_positions(backbone_of(sd1), "a " * 73 + "toy dog", TOY) == [74, 75]
+    assert concept_positions(backbone_of(sd1), "a " * 74 + "toy dog", TOY) == [75]
     with pytest.raises(UserError, match="stands beyond the text encoder's length .* 75 tokens"):
-        concept_positions(sd1, "a " * 75 + "toy dog", TOY)
+        concept_positions(backbone_of(sd1), "a " * 75 + "toy dog", TOY)
     with pytest.raises(UserError, match="'toy dog' is not in the prompt 'a cat'"):
-        concept_positions(sd1, "a cat", TOY)
+        concept_positions(backbone_of(sd1), "a cat", TOY)
 
 
 def with_unknown() -> CLIPTokenizer:

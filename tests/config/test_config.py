@@ -151,7 +151,7 @@ def test_parts_are_built_with_their_options():
         ("sampler.num_inference_steps=0", "sampler.num_inference_steps is 0; expected a value in"),
         ("sampler.num_inference_steps=abc", "is 'abc'; expected an integer."),
         ("sampler.num_inference_steps=null", "num_inference_steps is null; expected an integer."),
-        ("sampler.guidance_scale=-1", "sampler.guidance_scale is -1.0; expected at least 0."),
+        ("sampler.guidance_scale=-1", "sampler.guidance_scale is -1; expected at least 0."),
         ("matcher.cycle_threshold=1.5", "matcher.cycle_threshold is 1.5; expected a value in [0,"),
         ("matcher.cycle_threshold=-0.1", "expected a value in [0, 1]"),
         ("matcher.cycle_treshold=1", "'matcher.cycle_treshold'. Did you mean 'cycle_threshold'?"),
@@ -181,6 +181,16 @@ def test_parts_are_built_with_their_options():
         ("seed=${sampler.foo}", "seed: Interpolation key 'sampler.foo' not found"),
         ("seed=${seed}", "seed: Recursive interpolation"),
         ("seed=${", "'seed=${' cannot be read"),
+        ("seed=true", "seed is true; expected an integer."),
+        ("seeds=[true]", "seeds is [true]; expected a list of integers."),
+        ("concept.name=yes", "concept.name is true; expected text or null."),
+        ("prompts={a: b}", "prompts is {'a': 'b'}; expected a list of texts."),
+        ("injector.layers=[[a]]", "injector.layers is [['a']]; expected a list of texts."),
+        ("sampler.scheduler_options=[1]", "scheduler_options is [1]; expected a mapping."),
+        ("concepts=[1]", "concepts is [1]; expected a list of mappings"),
+        ("concepts=[{nam: x}]", "Unknown key 'concepts[0].nam'. Did you mean 'name'?"),
+        ("personalizers=[1]", "personalizers is [1]; expected a mapping of methods"),
+        ('injector.layers=["a\\.b"]', "put a regular expression in single quotes"),
     ],
 )
 def test_bad_overrides(override, expected):
@@ -224,6 +234,29 @@ def test_bad_file_names(tmp_path):
 @pytest.mark.parametrize("source", [3, [3], {"matcher": 3}, {1: 2}])
 def test_bad_objects(source):
     refusal(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ({"seed": object()}, "seed cannot stand in a YAML file"),
+        ({"sampler": {(1, 2): 3}}, "cannot stand in a YAML file"),
+        ({"prompts": {"a", "b"}}, "prompts cannot stand in a YAML file"),
+    ],
+)
+def test_objects_that_yaml_cannot_hold(source, expected):
+    assert expected in refusal(source)
+
+
+def test_the_cache_is_left_out_by_a_word_that_yaml_does_not_take_for_a_switch():
+    for word in ("none", "off", "'off'", "false"):
+        assert load_config(None, [f"cache.where={word}"]).cache.where == "none"
+    assert "cache.where is 'of'" in refusal(None, "cache.where=of")
+
+
+def test_a_hash_in_an_override_begins_no_comment():
+    assert load_config(None, ["concept.path=/my pictures/a #1"]).concept.path == "/my pictures/a #1"
+    assert load_config(None, ["prompts=['a #1 {}']"]).prompts == ["a #1 {}"]
 
 
 def test_an_empty_file_is_the_default(tmp_path):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
+from framework.backbones.choose import backbone_of
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.semantic_matching import SemanticMatching
 from framework.injectors.appearance_matching import AppearanceMatching
+from framework.interfaces import EXTRACTORS
 from framework.masks.none import NoMask
-from framework.registry import EXTRACTORS
 
 
 @pytest.fixture(params=EXTRACTORS.names())
@@ -92,9 +93,9 @@ def test_a_grid_that_is_not_square_and_no_guidance(sd1, extractor):
 
 def test_its_signature_is_plain_and_its_own(sd1, extractor):
     """What is learned over descriptors is kept with it as JSON."""
-    signature = extractor.signature(sd1.unet)
+    signature = extractor.signature(backbone_of(sd1))
     assert json.loads(json.dumps(signature)) == signature and signature["name"] == extractor.name
-    assert type(extractor)().signature(sd1.unet) == signature
+    assert type(extractor)().signature(backbone_of(sd1)) == signature
     assert not set(extractor.unsigned) & set(signature)
 
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
-from framework.interfaces import GuidanceInputs
-from framework.registry import GUIDANCE
+from framework.interfaces import GUIDANCE, GuidanceInputs, Level
 from framework.types import Correspondence, Masks
 
 
@@ -25,7 +24,7 @@ def inputs(rows=slice(None), halves=2):
     return GuidanceInputs(
         latents=latents,
         eps=0.3 * latents.tanh(),
-        alpha_bar=0.4,
+        level=Level.of_alpha_bar(0.4),
         reference_clean=reference[rows],
         correspondence=Correspondence(flow[rows], confidence[rows]),
         masks=Masks(mask[rows], mask[rows]),

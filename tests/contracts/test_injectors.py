@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_sampler
+from tiny import attention_inputs, tiny_sampler
 
 from framework.errors import UserError
 from framework.injectors.functional import attention
+from framework.interfaces import INJECTORS
 from framework.interfaces.injector import AttentionInputs
-from framework.registry import INJECTORS
 from framework.types import Correspondence, Masks
 
 
@@ -22,7 +22,7 @@ def case(pairs=2, grid=(4, 6), dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     cells = grid[0] * grid[1]
     tensors = torch.randn(6, pairs, 3, cells, 8, generator=generator).to(dtype)
-    inputs = AttentionInputs(*tensors, grid=grid)
+    inputs = attention_inputs(tensors, grid)
     flow = torch.randint(-2, 3, (pairs, *grid, 2), generator=generator).float()
     confidence, target, reference = torch.rand(3, pairs, *grid, generator=generator)
     return inputs, Correspondence(flow, confidence), Masks(target, reference)
@@ -53,7 +53,7 @@ def test_a_pair_does_not_depend_on_its_batch(injector):
     for row in range(3):
         one = slice(row, row + 1)
         alone = injector(
-            AttentionInputs(*(getattr(inputs, name)[one] for name in names), grid=inputs.grid),
+            attention_inputs([getattr(inputs, name)[one] for name in names], inputs.grid),
             Correspondence(matches.flow[one], matches.confidence[one]),
             Masks(masks.target[one], masks.reference[one]),
         )

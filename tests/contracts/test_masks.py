@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from tiny import tiny_sampler
 
-from framework.registry import MASKS
+from framework.interfaces import MASKS
 
 #: What a provider cannot do without, by its name; others are tested with their defaults.
 OPTIONS = {"cross_attention": {"resolution": 4}, "given": {"path": "mask.png"}}

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import interpolate, normalize, pad
 
 from framework.errors import UserError
-from framework.registry import MATCHERS
+from framework.interfaces import MATCHERS
 from framework.types import Correspondence, Features, Masks, Views
 
 GRIDS = [(8, 8), (5, 9), (12, 4), (1, 6), (1, 1)]

@@ -6,10 +6,9 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import TextToImageModel
-from framework.backbones.schedule import FOLLOWED, make_scheduler, timesteps_of
-from framework.registry import TRAJECTORIES
+from framework.backbones.choose import backbone_of
+from framework.backbones.schedule import FOLLOWED
+from framework.interfaces import TRAJECTORIES, Denoiser
 
 
 @pytest.fixture(params=TRAJECTORIES.names())
@@ -23,9 +22,8 @@ def clean():
 
 
 def denoiser(pipe, steps=4, scheduler="DDIMScheduler"):
-    made = make_scheduler(scheduler, pipe.scheduler)
-    times = timesteps_of(made, steps, torch.device("cpu"))
-    return Denoiser(TextToImageModel(pipe), made, times, 128, 128)
+    model = backbone_of(pipe)
+    return Denoiser(model, model.schedule(steps, (128, 128), scheduler), 128, 128)
 
 
 @pytest.mark.parametrize("scheduler", FOLLOWED)

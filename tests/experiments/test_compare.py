@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -7,25 +8,15 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny import tiny_sd
-from tiny_encoders import flat, mean_colour, named_colours, save_clip, save_identity
+from tiny_encoders import flat, save_clip, save_identity
 
 from framework.cli.main import main
 from framework.concepts.folders import load_concept, write_concept_file
 from framework.config.page import load_config
-from framework.errors import UserError
-from framework.experiments.compare import (
-    BASELINE,
-    TREATED,
-    baseline_config,
-    cells,
-    check_prompts,
-    compare_arms,
-)
-from framework.experiments.two_pass import finished
-from framework.metrics.judge import Judge
-from framework.metrics.loading import Encoders
-from framework.training.personalize import NOTE, fingerprint, learn
+from framework.experiments.arms import BASELINE, TREATED
+from framework.training.personalize import NOTE, learn
 
 WORDS = ['prompts=["a photo of a {} on the grass"]', "seeds=[0,1]"]
 
@@ -65,52 +56,6 @@ def settings(world):
     ]
 
 
-def configured(settings):
-    return load_config(None, [*settings, "concept.name=blot", "concept.placeholder=''"])
-
-
-def test_cells_are_every_prompt_with_every_seed():
-    assert [cell.file for cell in cells(["a {}", "b {}"], [0, 7])] == [
-        "0-0.png", "0-7.png", "1-0.png", "1-7.png"
-    ]  # fmt: skip
-    with pytest.raises(UserError, match="seeds has a value twice"):
-        cells(["a {}"], [1, 1])
-
-
-def test_the_baseline_differs_in_injector_and_guidance_only(settings):
-    config = configured(settings)
-    plain = baseline_config(config)
-    assert plain.injector == plain.guidance == {"name": "none"}
-    assert replace(plain, injector=config.injector, guidance=config.guidance) == config
-
-
-def test_arms_start_from_the_same_noise(settings, sd1):
-    config = configured(settings)
-    concept = load_concept(config.concept)
-    judge = Judge(Encoders(mean_colour, mean_colour, named_colours), concept)
-    found = compare_arms(sd1, concept, config, judge=judge, traced=[1])
-    old, new = found.arms[BASELINE], found.arms[TREATED]
-    assert [cell.seed for cell in found.cells] == [0, 1]
-    assert len(old.images) == len(new.images) == len(new.scores["identity"]) == 2
-    assert [step.matched for step in new.trace] == [False, True]
-    assert len(new.trace[-1].latents) == 1 and old.trace == []
-    assert not np.array_equal(old.images[0], new.images[0])
-    plain = compare_arms(sd1, concept, baseline_config(config))
-    for mine, other in zip(old.images, plain.arms[TREATED].images, strict=True):
-        np.testing.assert_array_equal(mine, other)
-    untraced = compare_arms(sd1, concept, config).arms[TREATED].images
-    for mine, other in zip(new.images, untraced, strict=True):
-        assert np.abs(np.asarray(mine, int) - np.asarray(other, int)).max() <= 1
-
-
-def test_prompts_are_checked_before_training(settings, sd1):
-    config = load_config(None, [*settings, "concept.name=blot"])
-    concept = load_concept(config.concept)
-    check_prompts(sd1, concept, config)
-    with pytest.raises(UserError, match="does not mention the concept"):
-        check_prompts(sd1, concept, replace(config, prompts=["a photo"]))
-
-
 class Counting:
     """A personalizer that notes how often it trains."""
 
@@ -146,7 +91,10 @@ def test_demo_writes_a_complete_run_and_reuses_weights(settings, tmp_path, capsy
     assert main(words) == 0
     run = tmp_path / "run"
     for arm in (BASELINE, TREATED):
-        assert sorted(p.name for p in (run / "images" / arm).iterdir()) == ["0-0.png", "0-1.png"]
+        assert sorted(p.name for p in (run / "images" / arm).glob("*.png")) == [
+            "0-0.png",
+            "0-1.png",
+        ]
     report = json.loads((run / "metrics.json").read_text())
     for name in ("identity", "clip_image", "clip_text"):
         difference = report[TREATED][name] - report[BASELINE][name]
@@ -158,10 +106,13 @@ def test_demo_writes_a_complete_run_and_reuses_weights(settings, tmp_path, capsy
         with Image.open(run / name) as image:
             assert image.width > 700
     assert "identity" in capsys.readouterr().out
-    first = (run / "images" / TREATED / "0-0.png").read_bytes()
+    first = run / "images" / TREATED / "0-0.png"
+    content, drawn = first.read_bytes(), (run / "images" / TREATED / "0-1.png").stat().st_mtime_ns
+    first.unlink()
     assert main(words) == 0
     assert json.loads((run / "metrics.json").read_text())["seconds"]["training_reused"] is True
-    assert (run / "images" / TREATED / "0-0.png").read_bytes() == first
+    assert first.read_bytes() == content
+    assert (run / "images" / TREATED / "0-1.png").stat().st_mtime_ns == drawn
 
 
 def test_demo_with_own_pictures_and_one_of_them(settings, world, tmp_path, capsys):
@@ -212,7 +163,7 @@ def test_another_configurations_folder_is_refused(settings, tmp_path, capsys):
     assert (tmp_path / "metrics.json").exists()
 
 
-def test_compare_resumes_concept_by_concept(settings, tmp_path, capsys):
+def test_compare_resumes_concept_by_concept(settings, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     words = ["compare", "--output", str(run), *settings, "seeds=[1]"]
     assert main([*words, "--concepts", "blot"]) == 0
@@ -232,6 +183,11 @@ def test_compare_resumes_concept_by_concept(settings, tmp_path, capsys):
     assert (run / "concepts" / "smear" / "images" / TREATED / "0-1.png").is_file()
     assert main([*words, "--resume", "seed=4"]) == 2
     assert "another configuration" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)  # without --output another configuration gets its own folder
+    for seed in ("4", "5"):
+        words = ["compare", *settings, "--concepts", "blot", f"seed={seed}", "run.devices=1"]
+        assert main(words) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["compare", "compare-2"]
 
 
 def test_another_judge_scores_the_kept_pictures(settings, world, tmp_path, monkeypatch):
@@ -243,37 +199,46 @@ def test_another_judge_scores_the_kept_pictures(settings, world, tmp_path, monke
     folder = run / "concepts" / "blot"
     first = json.loads((folder / "result.json").read_text())
     picture = (folder / "images" / TREATED / "0-1.png").stat().st_mtime_ns
-    (tmp_path / "identity" / "note.txt").write_text("another judge")
-    monkeypatch.setattr("framework.experiments.two_pass.compare_arms", None)  # drawing would fail
+    weights = tmp_path / "identity" / "model.safetensors"
+    changed = {name: tensor + 0.05 for name, tensor in load_file(weights).items()}
+    save_file(changed, weights)
+    monkeypatch.setattr("framework.experiments.draw.Artist.draw", None)  # drawing would fail
     assert main(words) == 0
     second = json.loads((folder / "result.json").read_text())
-    assert second["judge"] != first["judge"]
-    assert second[TREATED] == first[TREATED]
+    assert second[TREATED]["identity"] != first[TREATED]["identity"]
+    assert second[TREATED]["clip_text"] == first[TREATED]["clip_text"]
     assert (folder / "images" / TREATED / "0-1.png").stat().st_mtime_ns == picture
 
 
-def test_a_concept_is_finished_only_with_its_own_whole_result(settings, tmp_path):
-    config = load_config(None, [*settings, "concept.name=blot", "seeds=[1]"])
-    concept = load_concept(config)
-    cell = {"index": 0, "prompt": "a {}", "seed": 1, "file": "0-1.png"}
-    noted = {"identity": fingerprint(concept, config), "cells": [cell]}
-    for arm in (BASELINE, TREATED):
-        (tmp_path / "images" / arm).mkdir(parents=True)
-        (tmp_path / "images" / arm / "0-1.png").write_bytes(b"")
-    (tmp_path / "drawn.json").write_text(json.dumps(noted))
-    result = tmp_path / "result.json"
-    assert finished(tmp_path, concept, config, "me") is None
-    for content in ('{"half', "[]", "{}", '{"identity": "other"}'):
-        result.write_text(content)
-        assert finished(tmp_path, concept, config, "me") is None
-    whole = {"identity": fingerprint(concept, config), "judge": "me"}
-    result.write_text(json.dumps(whole))
-    assert finished(tmp_path, concept, config, "me") == whole
-    assert finished(tmp_path, concept, config, "you") is None
-    other = replace(concept, images=concept.images[:1])
-    assert finished(tmp_path, other, config, "me") is None
-    (tmp_path / "images" / TREATED / "0-1.png").unlink()
-    assert finished(tmp_path, concept, config, "me") is None
+def test_compare_and_ablate_draw_the_same_bytes_and_find_the_same_numbers(settings, tmp_path):
+    words = [*settings, "seeds=[1]", "sampler.batch_size=3"]
+    assert main(["compare", "--output", str(tmp_path / "compare"), *words]) == 0
+    config = dict(word.split("=", 1) for word in settings if not word.startswith("prompts"))
+    config.pop("seeds")
+    plan = {
+        "config": {key: yaml.safe_load(value) for key, value in config.items()}
+        | {"sampler.batch_size": 3},
+        "variants": {"ours": {}, "plain": {"injector": "none", "guidance": "none"}},
+        "baseline": "plain",
+        "prompts": ["a photo of a {} on the grass"],
+        "seeds": [1],
+        "protocols": ["corrected"],
+    }
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    assert main(["ablate", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "ablate")]) == 0
+    results = json.loads((tmp_path / "compare" / "results.json").read_text())
+    for arm, variant in ((BASELINE, "plain"), (TREATED, "ours")):
+        for concept in ("blot", "smear"):
+            mine = tmp_path / "compare" / "concepts" / concept / "images" / arm / "0-1.png"
+            other = tmp_path / "ablate" / "images" / variant / concept / "000-1.png"
+            assert mine.read_bytes() == other.read_bytes()
+    with (tmp_path / "ablate" / "results" / "corrected" / "table.csv").open() as file:
+        table = {(row["variant"], row["score"]): row for row in csv.DictReader(file)}
+    for name in ("identity", "clip_image", "clip_text"):
+        mean = results["mean"][TREATED][name]["mean"]
+        assert mean == float(table["ours", name]["mean"])
+        gap = results["mean"]["difference"][name]["mean"]
+        assert gap == float(table["ours", name]["difference"])
 
 
 def test_several_methods_in_one_table(settings, tmp_path, capsys):
@@ -294,7 +259,7 @@ def test_several_methods_in_one_table(settings, tmp_path, capsys):
     table = (run / "table.md").read_text()
     assert table.count("**DreamMatcher**") == 2
     assert "dreambooth_lora" in table
-    assert (run / "dreambooth_lora" / "config.yaml").is_file()
+    assert (run / "dreambooth_lora" / "concepts" / "blot" / "result.json").is_file()
     assert main([*words[:-2], "--personalizers", "dreamboot"]) == 2
     assert "Did you mean 'dreambooth" in capsys.readouterr().err
 

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -22,11 +23,12 @@ def test_cells_are_variant_times_concept_times_prompt_times_seed(world):
 
 def test_variants_share_their_noise_and_nothing_else_does(world):
     seeds = {}
-    for cell in load_plan(tiny_plan(world)).cells:
+    for cell in load_plan(tiny_plan(world, noise="cell")).cells:
         seeds.setdefault(cell.pair, set()).add(cell.noise_seed)
     assert all(len(found) == 1 for found in seeds.values())
     assert len(set.union(*seeds.values())) == len(seeds) == 4
     assert noise_seed("a", "b", 1) == noise_seed("a", "b", 1) < 2**63
+    assert all(cell.noise_seed == cell.seed for cell in load_plan(tiny_plan(world)).cells)
 
 
 def test_the_identity_is_what_a_picture_is_made_of(world, tmp_path):
@@ -72,6 +74,9 @@ def test_concepts_have_own_settings_and_prompt_lists(world):
     assert last.config.model.path == "models/mine" and first.config.model.path == "models/blot"
 
 
+AXES = ("num_inference_steps", "height", "width", "guidance_scale")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -100,11 +105,24 @@ def test_concepts_have_own_settings_and_prompt_lists(world):
         ({"run": {"precision": "8"}}, "precision"),
         ({"vary": {"sampler.reference_index": [0, 7]}}, "reference_index is 7"),
         ({"vary": {"personalizer.devices": [1, 2]}}, "over run.devices"),
+        ({"noise": "white"}, "expected one of seed, cell"),
+        ({"seeds": [2**64]}, "integers from 0"),
+        ({"layout": "{variant}/{promt}.png"}, "{prompt}"),
+        ({"layout": "../{variant}/{concept}/{prompt}-{seed}.png"}, "in the run folder"),
+        ({"layout": "{concept}/{prompt}-{seed}.png"}, "written to one folder"),
+        ({"layout": "{variant}/{concept}/{prompt}.png"}, "one path"),
+        ({"plugins": ["no_such_module"]}, "no_such_module"),
+        ({"vary": {f"sampler.{k}": list(range(1, 101)) for k in AXES}}, "200,000,000 pictures"),
+        ({"seeds": list(range(10**6))}, "pictures"),
+        ({"config": {"model.device": "cuda:1"}, "run": {"accelerator": "cpu"}}, "give one of"),
     ],
 )
 def test_what_is_refused(world, changes, message):
-    with pytest.raises(UserError, match=message):
-        load_plan(tiny_plan(world, **changes))
+    plan = tiny_plan(world, **changes)
+    if "config" in changes:
+        plan["config"] = tiny_plan(world)["config"] | changes["config"]
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_plan(plan)
 
 
 def test_some_of_a_plan_s_concepts_and_other_prompts_from_the_command_line(world):

@@ -67,7 +67,7 @@ def test_another_plan_s_folder_is_refused(done, world, capsys):
         (["sampler.guidance_scale=3"], "resolved configuration"),
         (["concepts=[blot]"], "concepts: "),
     ):
-        with pytest.raises(UserError, match="another plan") as caught:
+        with pytest.raises(UserError, match="another configuration") as caught:
             run_plan(load_plan(tiny_plan(world), options), folder)
         assert message in str(caught.value)
 

@@ -10,7 +10,7 @@ from framework.extractors.pca import joint_pca
 from framework.geometry import resize_grid
 from framework.injectors.appearance_matching import AppearanceMatching
 from framework.sampling.cache import NoCache
-from framework.sampling.session import match_on_grid
+from framework.sampling.matching import match_on_grid
 from framework.types import Features, Masks
 from matchers.cycle_argmax import CycleArgmax
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny import tiny_sampler
 
-from framework.backbones.model import TextToImageModel
-from framework.backbones.schedule import alpha_bar, predicted_clean, to_eps
+from framework.backbones.choose import backbone_of
+from framework.backbones.schedule import alpha_bar
 from framework.errors import UserError
 from framework.geometry import warp
 from framework.guidance.semantic_matching import SemanticMatching, masked_distance
 from framework.interfaces import GuidanceInputs
+from framework.interfaces.levels import Level, clean_from_eps, to_eps
 from framework.types import Correspondence, Masks
 
 
@@ -28,7 +29,7 @@ def inputs_for(predict, latents, abar, halves=1):
     return GuidanceInputs(
         latents=latents,
         eps=predict(latents),
-        alpha_bar=abar,
+        level=Level.of_alpha_bar(abar),
         reference_clean=torch.randn(latents.shape, generator=generator),
         correspondence=Correspondence(flow, confidence),
         masks=Masks(mask, mask),
@@ -39,7 +40,7 @@ def inputs_for(predict, latents, abar, halves=1):
 def distance(inputs, eps, kind="l2"):
     weight = inputs.correspondence.confidence * inputs.masks.target
     warped = warp(inputs.reference_clean, inputs.correspondence.flow)
-    clean = predicted_clean(eps, inputs.latents, inputs.alpha_bar)
+    clean = clean_from_eps(eps, inputs.latents, inputs.level)
     return masked_distance(clean, warped, weight, kind, inputs.halves).detach()
 
 
@@ -64,13 +65,14 @@ def test_a_guided_step_lowers_the_distance_of_an_exact_denoiser(abar, kind, grad
 def test_a_guided_step_lowers_the_distance_of_a_real_unet(request, name):
     """The gradient runs through the whole tiny U-Net of each family."""
     pipe = request.getfixturevalue(name)
-    model = TextToImageModel(pipe)
+    model = backbone_of(pipe)
     conditional, unconditional = model.encode_prompt("a photo of a dog", 128, 128)
     condition = type(conditional).stack([unconditional, conditional])
     abar, kind = alpha_bar(pipe.scheduler, 501), pipe.scheduler.config.prediction_type
 
     def predict(rows):
-        return to_eps(model.denoise(rows, 501, condition), rows, abar, kind)
+        output = model.denoise(rows, 501, condition)
+        return to_eps(output, rows, Level.of_alpha_bar(abar), kind)
 
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     inputs = inputs_for(predict, noise.repeat(2, 1, 1, 1), abar, halves=2)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import attention_inputs
 
 from framework.injectors.appearance_matching import AppearanceMatching
 from framework.injectors.functional import attention, blend, warp_tokens
 from framework.injectors.key_value_concat import KeyValueConcat
 from framework.injectors.key_value_replace import KeyValueReplace
 from framework.injectors.key_value_warp import KeyValueWarp
-from framework.interfaces.injector import AttentionInputs
 from framework.types import Correspondence, Masks
 
 GRID, CELLS = (2, 3), 6
@@ -19,7 +19,7 @@ GRID, CELLS = (2, 3), 6
 @pytest.fixture
 def inputs():
     torch.manual_seed(0)
-    return AttentionInputs(*torch.randn(6, 1, 2, CELLS, 4), grid=GRID)
+    return attention_inputs(torch.randn(6, 1, 2, CELLS, 4), GRID)
 
 
 @pytest.fixture

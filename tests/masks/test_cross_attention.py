@@ -7,7 +7,9 @@ import torch
 from tiny import tiny_sampler
 
 from framework.backbones.attention import project
+from framework.backbones.choose import backbone_of
 from framework.errors import UserError
+from framework.interfaces.step import StepContext
 from framework.masks.cross_attention import CrossAttentionMask, normalise
 from framework.sampling.cache import NoCache
 from framework.types import Layout
@@ -15,6 +17,10 @@ from framework.types import Layout
 LAYERS = ["down_blocks.2.attentions.0", "down_blocks.2.attentions.1"]
 LAYERS += [f"up_blocks.1.attentions.{index}" for index in range(3)]
 PROMPT = "a photo of a {}"  # tokens: start, a, photo, of, a, toy, dog
+
+
+def context(layout):
+    return StepContext(1, 3, 600.0, 0.6, 0.8, layout)
 
 
 def test_normalise():
@@ -90,13 +96,15 @@ def test_capturing_is_equivalent_to_the_stock_layer(any_pipe):
         for name, layer in any_pipe.unet.named_modules()
         if name.endswith("attn2") and name.startswith("up_blocks")
     }
-    mask, layout = CrossAttentionMask(resolution=4), Layout(2, 1, 1)
+    mask, layout = CrossAttentionMask(resolution=4), Layout(2, 2)
     text = torch.randn(4, 77, any_pipe.unet.config.cross_attention_dim)
     for layer in list(layers.values())[:3]:
         hidden = torch.randn(4, 16, layer.to_q.in_features)
         with torch.no_grad():
             stock = layer(hidden, encoder_hidden_states=text)
-            with mask.attach(any_pipe.unet, layout, (16, 16), [[5, 6]], [5, 6]):
+            with mask.attach(backbone_of(any_pipe), layout, (16, 16), [[5, 6]] * 2, [5, 6]):
+                mask.begin_step(context(layout))
+                mask.recall({})
                 ours = layer(hidden, encoder_hidden_states=text)
                 assert mask.version == 1
         torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-4)
@@ -104,10 +112,10 @@ def test_capturing_is_equivalent_to_the_stock_layer(any_pipe):
 
 def test_a_step_forgets_the_one_before(sd1):
     mask = CrossAttentionMask(resolution=4)
-    with mask.attach(sd1.unet, Layout(1, 1, 1), (16, 16), [[1]], [1]):
-        mask.capture(torch.rand(2, 8, 16, 77))
+    with mask.attach(backbone_of(sd1), Layout(1, 1), (16, 16), [[1]], [1]):
+        mask.capture("layer", torch.rand(1, 8, 16, 77))
         assert mask.version == 1
-        mask.begin_step(Layout(1, 1, 1))
+        mask.begin_step(context(Layout(1, 1)))
         assert mask.version == 0
         with pytest.raises(UserError, match="mask.resolution is 4, but no cross-attention layer"):
             mask(4, 4, 1)

@@ -27,6 +27,10 @@ def test_read_mask(folder):
     assert stretched.tolist() == [[1, 1, 0, 0]] * 4
     cropped = read_mask(folder / "b.png", 4, 4, "crop")[0]  # as the reference is: the middle
     assert cropped.tolist() == [[1, 1, 1, 1]] * 4
+    # b.png is white in columns 2 to 5; of 3 columns, floor(i * 8 / 3) takes 0, 2, 5, PIL 1, 4, 6
+    nearest = read_mask(folder / "b.png", 1, 3, "stretch_nearest")[0]
+    assert nearest.tolist() == [[0, 1, 1]]
+    assert read_mask(folder / "b.png", 1, 3, "stretch")[0].tolist() == [[0, 1, 0]]
 
 
 @pytest.mark.parametrize("index", [0, 1])

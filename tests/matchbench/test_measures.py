@@ -11,7 +11,6 @@ import torch
 from framework.matchbench.measures import (
     at_points,
     average_precision,
-    end_point_errors,
     pck,
     predicted_points,
     score_points,
@@ -37,11 +36,6 @@ def test_values_at_points_outside_are_those_of_the_nearest_cell():
     values = torch.arange(4.0).view(2, 2)
     points = torch.tensor([[-0.5, -0.5], [7.4, 0.0], [3.4, 4.0], [9.0, 9.0]])
     assert at_points(values, points, (8, 8)).tolist() == [0, 1, 2, 3]
-
-
-def test_end_point_errors():
-    errors = end_point_errors(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
-    assert errors.tolist() == [5.0]
 
 
 def test_pck_counts_the_threshold_itself_and_knows_nothing_of_no_points():

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.registry import MATCHERS
+from framework.interfaces import MATCHERS
 from framework.types import Features, Masks
 from matchers.calibrated import Calibrated, along
 from matchers.cycle_argmax import CycleArgmax
@@ -93,6 +93,21 @@ def test_a_file_of_curves(tmp_path):
         Calibrated(curve=str(path))
     with pytest.raises(UserError, match="no curve for the matcher .*it has cycle_argmax"):
         Calibrated(matcher="mutual_nn", curve=str(path))
+
+
+class Sharp(SoftArgmax):
+    def __init__(self, sharpness: float = 2.0, **options) -> None:
+        super().__init__(**options)
+
+
+def test_a_curve_of_a_part_with_a_constructor_of_its_own_fits_its_options_alone(tmp_path):
+    path = tmp_path / "calibration.json"
+    measured = {"matcher": Sharp(sharpness=3.0).section(), "curve": CURVE}
+    path.write_text(json.dumps([measured]))
+    assert Calibrated(matcher=Sharp(sharpness=3.0), curve=str(path)).curve
+    for other in (Sharp(), Sharp(sharpness=3.0, radius=2)):
+        with pytest.raises(UserError, match="only one for .*Sharp with the options"):
+            Calibrated(matcher=other, curve=str(path))
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from tiny import tiny_sampler
 from torch.nn.functional import normalize
 
+from framework.backbones.choose import backbone_of
 from framework.backbones.loading import load_pipeline
 from framework.config.page import load_config
 from framework.config.resources import resolve_path
@@ -150,17 +149,13 @@ def test_the_shipped_weights_are_small_and_name_their_extractor():
 class Mine(FeatureExtractor):
     """Descriptors of one's own."""
 
-    def __init__(self, depth: int = 12, every: int = 1) -> None:
-        self.config = MineConfig(depth, every)
+    unsigned = ("every",)
+
+    def __init__(self, depth: int = 12, every: int = 1, step: str = "early") -> None:
+        self.depth = depth
 
     def describe(self, step):
         raise NotImplementedError
-
-
-@dataclass
-class MineConfig:
-    depth: int
-    every: int
 
 
 def test_descriptors_of_another_kind_are_refused_before_anything_is_computed(head, tmp_path):
@@ -171,20 +166,22 @@ def test_descriptors_of_another_kind_are_refused_before_anything_is_computed(hea
     for each in (matcher, smooth):
         with pytest.raises(UserError, match=r"other desc.*: depth 13 instead of 12\. Choose"):
             each.check_extractor(Mine(13), None)
+        with pytest.raises(UserError, match=r"other desc.*: step 'late' instead of 'early'"):
+            each.check_extractor(Mine(step="late"), None)
 
 
 def test_the_preset_fits_the_shipped_weights_however_it_names_the_blocks():
     config = load_config("presets/learned")
-    unet = load_pipeline(config.model).unet
-    config.part("matcher").check_extractor(config.part("extractor"), unet)
+    model = backbone_of(load_pipeline(config.model))
+    config.part("matcher").check_extractor(config.part("extractor"), model)
     names = [f"up_blocks.{place}" for place in range(3)]
-    Learned().check_extractor(DiffusionFeatures(blocks=names, pca=None, step="current"), unet)
+    Learned().check_extractor(DiffusionFeatures(blocks=names, pca=None, step="current"), model)
     for options in ({"blocks": names[1:], "pca": None}, {"blocks": names, "pca": 384}):
         with pytest.raises(UserError, match="were trained on other descriptors"):
-            Learned().check_extractor(DiffusionFeatures(**options), unet)
+            Learned().check_extractor(DiffusionFeatures(**options), model)
     fused = Fused(extractors={"diffusion": {"blocks": names, "pca": None}})
     with pytest.raises(UserError, match="name .fused. instead of .diffusion."):
-        Learned().check_extractor(fused, unet)
+        Learned().check_extractor(fused, model)
 
 
 def test_sampling_refuses_them_at_once(sd1):

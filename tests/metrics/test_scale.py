@@ -5,8 +5,7 @@ import torch
 from tiny_encoders import flat
 
 from framework.concepts.folders import write_concept_file
-from framework.metrics.scale import Scale, among, make_scale, other_concepts
-from framework.metrics.summary import summarise
+from framework.metrics.scale import among, make_scale, other_concepts
 from framework.types import Concept
 
 EAST, NORTH = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -56,20 +55,3 @@ def test_other_concepts_are_those_with_other_pictures(tmp_path):
     mine = Concept("copy", "S*", "mug", (flat((255, 0, 0)),))
     assert [other.name for other in other_concepts(str(tmp_path), mine)] == ["two"]
     assert other_concepts(str(tmp_path / "nowhere"), mine) == []
-
-
-def test_summary_by_hand():
-    scores = {
-        "base": {"identity": [0.2, 0.4], "clip_text": [0.1, 0.1]},
-        "ours": {"identity": [0.6, 0.4], "clip_text": [0.1, 0.3]},
-    }
-    report = summarise(scores, {"identity": Scale(0.1, 0.6)}, "base", "ours")
-    assert report["base"]["identity"] == pytest.approx(0.3)
-    assert report["base"]["scaled"]["identity"] == pytest.approx(0.4)
-    assert report["difference"]["identity"] == pytest.approx(0.2)
-    assert report["difference"]["clip_text"] == pytest.approx(0.1)
-    assert report["difference"]["scaled"]["identity"] == pytest.approx(0.4)
-    nothing = summarise(scores, {"identity": Scale(None, None, "why")}, "base", "ours")
-    assert nothing["ours"]["scaled"]["identity"] is None
-    assert nothing["difference"]["scaled"]["identity"] is None
-    assert nothing["scale"]["identity"]["reason"] == "why"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_encoders import flat, mean_colour, named_colours
 
-from framework.metrics.judge import SCORES, Judge
 from framework.metrics.loading import Encoders
+from framework.metrics.panel import Panel
 from framework.metrics.similarity import (
     ClipImageSimilarity,
     ClipTextSimilarity,
@@ -82,12 +82,8 @@ def test_the_template_has_its_braces():
     assert template_prompt("a {} here", concept()) == "a {} here"
 
 
-def test_judge_gives_a_number_for_each_picture():
-    judge = Judge(Encoders(mean_colour, mean_colour, named_colours), concept())
-    scores = judge.score([RED, YELLOW], ["a red {}", "a green {}"])
-    assert tuple(scores) == SCORES
-    assert scores["identity"] == pytest.approx([0.5, HALF])
-    assert scores["clip_text"] == pytest.approx([1.0, HALF])
-    scales = judge.scales([concept(images=(YELLOW,)), concept(images=(RED, RED))])
+def test_a_concept_s_scale_is_of_its_own_and_of_others_pictures():
+    panel = Panel(Encoders(mean_colour, mean_colour, named_colours), concept())
+    scales = panel.scales([concept(images=(YELLOW,)), concept(images=(RED, RED))])
     assert scales["identity"].one == pytest.approx(0.0)
     assert scales["identity"].zero == pytest.approx((HALF + 0.5) / 2)

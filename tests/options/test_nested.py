@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from framework.config.layers import over
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.options.nested import over
 from matchers.cycle_argmax import CycleArgmax
 from matchers.mutual_nn import MutualNN
 from matchers.smooth_flow import SmoothFlow
@@ -74,7 +74,7 @@ def test_from_python():
         ("matcher.matcher.cycle_threshold=7", r"matcher\.matcher\.cycle_threshold is 7"),
         ("matcher.matcher.cycle_threshold=high", r"matcher\.matcher\.cycle_threshold is 'high'"),
         ("matcher.matcher=5", r"matcher\.matcher is 5; expected a mapping"),
-        ("matcher.matcher=null", r"matcher\.matcher is None; expected a mapping"),
+        ("matcher.matcher=null", r"matcher\.matcher is null; expected a mapping"),
         ("matcher.matcher.cycle_threshold=???", r"matcher\.matcher\.cycle_threshold has no value"),
     ],
 )

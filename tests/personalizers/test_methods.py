@@ -19,7 +19,7 @@ from tiny_personal import draw, fingerprint, make_concept
 
 from framework.concepts.folders import read_concept_file
 from framework.errors import UserError
-from framework.registry import PERSONALIZERS
+from framework.interfaces import PERSONALIZERS
 from framework.training.data import ConceptBatches
 from framework.training.formats.recognise import recognise
 from framework.training.method import NOTE

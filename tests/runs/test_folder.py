@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.runs.folder import CONFIG_FILE, open_run
+from framework.runs.folder import CONFIG_FILE, open_run as open_default
+
+
+def open_run(folder, config):
+    """Open a folder that was asked for by name."""
+    return open_default(replace(config, output=str(folder)), "unused")
 
 
 def refusal(folder, config) -> str:
@@ -16,7 +23,8 @@ def refusal(folder, config) -> str:
 def test_a_new_folder_gets_the_resolved_configuration(tmp_path):
     config = load_config(None, ["seed=4"])
     assert open_run(tmp_path / "a" / "b", config) == tmp_path / "a" / "b"
-    assert (tmp_path / "a" / "b" / CONFIG_FILE).read_text() == config.to_yaml()
+    written = load_config(tmp_path / "a" / "b" / CONFIG_FILE)
+    assert replace(written, output=None) == config
     assert [entry.name for entry in (tmp_path / "a" / "b").iterdir()] == [CONFIG_FILE]
 
 
@@ -37,7 +45,7 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
     text = refusal(tmp_path, load_config(None, ["guidance=semantic_matching"]))
     assert "guidance.weight is absent there" in text
     assert "and 2 more" in text
-    assert load_config().to_yaml() == (tmp_path / CONFIG_FILE).read_text()
+    assert load_config(tmp_path / CONFIG_FILE).seed == 0
 
 
 def test_what_is_no_run_is_refused(tmp_path):
@@ -54,3 +62,14 @@ def test_what_is_no_run_is_refused(tmp_path):
 def test_hidden_files_do_not_count(tmp_path):
     (tmp_path / ".DS_Store").write_bytes(b"x")
     open_run(tmp_path, load_config())
+
+
+def test_another_configuration_gets_a_folder_of_its_own_by_itself(tmp_path, caplog):
+    caplog.set_level("INFO")
+    first, second = load_config(), load_config(None, ["seed=4"])
+    assert open_default(first, tmp_path / "run") == tmp_path / "run"
+    for _ in range(2):  # the second time it goes on there
+        assert open_default(second, tmp_path / "run") == tmp_path / "run-2"
+        assert open_default(first, tmp_path / "run") == tmp_path / "run"
+    assert open_default(load_config(None, ["seed=5"]), tmp_path / "run") == tmp_path / "run-3"
+    assert "is taken" in caplog.text and "run-2" in caplog.text

@@ -8,15 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_parts, tiny_sampler
+from tiny import attention_inputs, tiny_parts, tiny_sampler
 
-from framework.backbones.denoiser import Denoiser
-from framework.backbones.model import TextToImageModel
-from framework.backbones.schedule import make_scheduler, timesteps_of
+from framework.backbones.choose import backbone_of
 from framework.injectors.appearance_matching import AppearanceMatching
 from framework.injectors.functional import attention
-from framework.interfaces import FeatureExtractor, Injector, Matcher, ReferenceTrajectory
-from framework.interfaces.injector import AttentionInputs
+from framework.interfaces import Denoiser, FeatureExtractor, Injector, Matcher, ReferenceTrajectory
 from framework.masks.none import NoMask
 from framework.trajectories.ddim_inversion import DDIMInversion
 from framework.types import Correspondence, Features, Masks
@@ -89,7 +86,7 @@ def test_self_match_leaves_attention_alone():
     """AMA on its own values with flow 0 and full weight is stock attention."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 36, 8)
-    inputs = AttentionInputs(query, key, value, query, key, value, grid=(6, 6))
+    inputs = attention_inputs([query, key, value] * 2, (6, 6))
     ones = torch.ones(2, 6, 6)
     matches = Correspondence(torch.zeros(2, 6, 6, 2), ones)
     out = AppearanceMatching()(inputs, matches, Masks(ones, ones))
@@ -117,7 +114,7 @@ def test_no_confidence_is_stock_attention_bit_for_bit(any_pipe):
 def test_no_confidence_gives_the_injectors_plain_tensor():
     torch.manual_seed(0)
     q, k, v, rq, rk, rv = torch.randn(6, 2, 4, 36, 8)
-    inputs = AttentionInputs(q, k, v, rq, rk, rv, grid=(6, 6))
+    inputs = attention_inputs([q, k, v, rq, rk, rv], (6, 6))
     flow = torch.randint(-9, 9, (2, 6, 6, 2)).float()
     matches = Correspondence(flow, torch.zeros(2, 6, 6))
     ones = torch.ones(2, 6, 6)
@@ -194,9 +191,8 @@ def _round_trip(denoiser, clean: torch.Tensor) -> float:
 
 
 def _denoiser(pipe, steps: int) -> Denoiser:
-    scheduler = make_scheduler("DDIMScheduler", pipe.scheduler)
-    times = timesteps_of(scheduler, steps, torch.device("cpu"))
-    return Denoiser(TextToImageModel(pipe), scheduler, times, 128, 128)
+    model = backbone_of(pipe)
+    return Denoiser(model, model.schedule(steps, (128, 128), "DDIMScheduler"), 128, 128)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
@@ -226,13 +222,17 @@ class GaussianModel:
     def __init__(self, denoiser, mean=0.3, deviation=0.5):
         self.denoiser, self.mean, self.deviation = denoiser, mean, deviation
 
+    network = None
+
     def encode_plain(self, prompt, height, width):
         return None
 
+    def require_finite(self, tensor, network, what):
+        return tensor
+
     def denoise(self, latents, timestep, condition):
-        abar = self.denoiser.alpha_bar(timestep)
-        spread = abar * self.deviation**2 + 1 - abar
-        return (1 - abar) ** 0.5 * (latents - abar**0.5 * self.mean) / spread
+        a, s = self.denoiser.level(timestep)
+        return s * (latents - a * self.mean) / ((a * self.deviation) ** 2 + s**2)
 
 
 def test_round_trip_of_an_exact_denoiser(sd1):

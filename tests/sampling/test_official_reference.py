@@ -40,8 +40,8 @@ class Naive:
         pixels = self.side * 8
         rows, columns = picture.height, picture.width
         array = np.asarray(picture.convert("RGB"))
-        ys = [int((y + 0.5) * rows / pixels) for y in range(pixels)]
-        xs = [int((x + 0.5) * columns / pixels) for x in range(pixels)]
+        ys = [y * rows // pixels for y in range(pixels)]
+        xs = [x * columns // pixels for x in range(pixels)]
         image = torch.from_numpy(array[ys][:, xs].astype(np.float32)) / 127.5 - 1
         with torch.no_grad():
             posterior = pipe.vae.encode(image.permute(2, 0, 1)[None]).latent_dist

@@ -77,15 +77,15 @@ def test_bad_calls_are_refused(sampler, sd1, case):
 BAD_PARTS = {
     "layers": (
         {"injector": AppearanceMatching(layers=[r"down_blox.*attn1"])},
-        r"injector.layers: no layer of this U-Net matches 'down_blox.\*attn1'. It has: down_blocks",
+        r"injector.layers: no layer of this model matches 'down_blox.\*attn1'. It has: down_blocks",
     ),
     "blocks": (
         {"extractor": DiffusionFeatures(blocks=["up_blocks.9"])},
-        "extractor.blocks: no layer of this U-Net matches 'up_blocks.9'",
+        "extractor.blocks: no layer of this model matches 'up_blocks.9'",
     ),
     "mask layers": (
         {"mask": CrossAttentionMask(layers=["nowhere"], resolution=4)},
-        "mask.layers: no layer of this U-Net matches 'nowhere'",
+        "mask.layers: no layer of this model matches 'nowhere'",
     ),
     "resolution": (
         {"mask": CrossAttentionMask(resolution=5)},
@@ -106,7 +106,10 @@ def test_parts_that_do_not_fit_the_unet_are_refused_at_construction(sd1, case):
 
 
 def test_cross_attention_is_not_self_attention(sd1):
-    with pytest.raises(UserError, match="no layer of this U-Net matches .*attn2.*It has: .*attn1"):
+    with pytest.raises(
+        UserError,
+        match="no layer of this model matches .*attn2.*It has: .*attn1",
+    ):
         tiny_sampler(sd1, injector=AppearanceMatching(layers=[r"up_blocks\.1.*attn2"]))
 
 

@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 from tiny import tiny_concept, tiny_parts, tiny_sampler, tiny_sd
 from tiny_personal import make_concept
 
+from framework.backbones.choose import backbone_of
 from framework.composer import compose
 from framework.concepts.text import fill_several, named_positions
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.sampling.several import SeveralProcessor, SeveralSampler, winners
+from framework.sampling.network import winners
+from framework.sampling.sampler import Sampler
 from personalizers.dreambooth_lora import DreamBoothLora
 
 DOG = tiny_concept("toy", "dog")
@@ -26,7 +28,7 @@ def sampler(pipe, concepts=(DOG, CAT), injector=None, **parts):
     from framework.config.sampler import SamplerConfig
 
     each = [tiny_parts(pipe, injector, **parts) for _ in concepts]
-    return SeveralSampler(pipe, concepts, each, SamplerConfig(num_inference_steps=3))
+    return Sampler(pipe, concepts, each, SamplerConfig(num_inference_steps=3))
 
 
 def latents(drawn):
@@ -57,16 +59,16 @@ def test_prompts_name_concepts_in_several_ways():
 
 
 def test_tokens_of_each_concept(sd1):
-    found = named_positions(sd1, "a red cat on grass, a toy dog, red cat", (DOG, CAT))
-    alone = named_positions(sd1, "a toy dog", (DOG, CAT))
+    found = named_positions(backbone_of(sd1), "a red cat on grass, a toy dog, red cat", (DOG, CAT))
+    alone = named_positions(backbone_of(sd1), "a toy dog", (DOG, CAT))
     assert found == [[8, 9], [2, 3, 11, 12]]
     assert alone == [[2, 3], []]
     twins = (replace(DOG, placeholder="toy"), replace(CAT, placeholder="toy"))
-    assert named_positions(sd1, "a toy cat and toy dog", twins)[1] == [2, 3]
+    assert named_positions(backbone_of(sd1), "a toy cat and toy dog", twins)[1] == [2, 3]
     plain = (replace(DOG, placeholder=""), replace(CAT, class_name="dog"))
-    assert named_positions(sd1, "a red dog on a dog", plain) == [[6], [2, 3]]
+    assert named_positions(backbone_of(sd1), "a red dog on a dog", plain) == [[6], [2, 3]]
     with pytest.raises(UserError, match="is not in"):
-        named_positions(sd1, "a mug", (DOG, CAT))
+        named_positions(backbone_of(sd1), "a mug", (DOG, CAT))
 
 
 def test_one_concept_wins_each_cell():
@@ -117,7 +119,7 @@ def test_the_pipeline_is_restored_and_a_trace_is_kept(sd1):
         raise RuntimeError("inside")
 
     several = sampler(sd1)
-    several.singles[1].parts.injector.attend = fail
+    several.subjects[1].parts.injector.attend = fail
     with pytest.raises(RuntimeError, match="inside"):
         several("a {0} and a {1}", seed=0)
     assert {name: type(layer.processor) for name, layer in processors(sd1)} == before
@@ -137,7 +139,6 @@ def test_what_does_not_go_together_is_refused(sd1):
 
     with pytest.raises(UserError, match="guidance=none"):
         sampler(sd1, guidance=SemanticMatching(start_step=1))
-    assert SeveralProcessor.__mro__[1].__name__ == "InjectingProcessor"
 
 
 def test_from_a_configuration_with_weights_of_two_words(tmp_path):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from framework.backbones.model import TextToImageModel
-from framework.backbones.schedule import to_eps
+from framework.backbones.choose import backbone_of
 from framework.concepts.preprocess import prepare_image
+from framework.interfaces.levels import Level, to_eps
 from framework.training.data import Batch, CachedLatents, ConceptBatches, cache_latents
 from framework.training.objective import Objective
 
@@ -58,7 +58,7 @@ def test_prompts_are_all_used():
 def test_cached_latents_are_the_posterior(sd1):
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)) for _ in range(2)]
-    model = TextToImageModel(sd1)
+    model = backbone_of(sd1)
     cached = cache_latents(model, images, 32, 32, mirror=True)
     assert cached.mean.shape == cached.std.shape == (4, 4, 4, 4)
     expected = model.encode_image(prepare_image(images[1], 32, 32))
@@ -81,7 +81,7 @@ def test_target_is_what_the_sampler_turns_back_into_noise(kind):
     objective, batch = Objective(torch.tensor([0.9, 0.2]), kind), hand_batch()
     noisy, target = objective.noisy(batch), objective.target(batch)
     for row, abar in enumerate((0.9, 0.2)):
-        eps = to_eps(target[row], noisy[row], abar, kind)
+        eps = to_eps(target[row], noisy[row], Level.of_alpha_bar(abar), kind)
         assert torch.allclose(eps, batch.noise[row], atol=1e-5)
     assert objective.loss(target, batch) == 0
     assert objective.loss(target + 2, batch).item() == pytest.approx(4.0)

@@ -6,11 +6,10 @@ import torch
 from PIL import Image
 from tiny import tiny_sd
 
-from framework.backbones.model import TextToImageModel
+from framework.backbones.choose import backbone_of
 from framework.concepts.preprocess import prepare_image
 from framework.training.data import Batch, CachedLatents, ConceptBatches, Prior, cache_latents
 from framework.training.objective import Objective
-from framework.training.system import encode_prompts
 from framework.training.views import LARGE, SMALL, known_notes, mirrored, resized, views
 
 
@@ -77,9 +76,7 @@ def test_words_the_tokenizer_does_not_know_are_left_out(sd1):
 def test_notes_and_valid_cells_reach_the_batch(sd1):
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))]
-    cached = cache_latents(
-        TextToImageModel(sd1), images, 32, 32, sizes=6, notes=(["tiny"], ["near"])
-    )
+    cached = cache_latents(backbone_of(sd1), images, 32, 32, sizes=6, notes=(["tiny"], ["near"]))
     assert len(cached.mean) == len(cached.notes) == 6
     assert cached.valid.shape == (6, 1, 4, 4)
     assert set(cached.valid.unique().tolist()) == {0.0, 1.0}
@@ -104,10 +101,10 @@ def test_the_loss_looks_inside_alone():
 
 
 def test_sdxl_is_told_what_a_picture_is(sdxl, wide):
-    model = TextToImageModel(sdxl)
+    model = backbone_of(sdxl)
     cached = cache_latents(model, [wide], 32, 32, crop="random", seed=3)
     batch = ConceptBatches(cached, ["a duck"], 4, 1000, 0).batch(0)
-    told = encode_prompts(model, batch.prompts, 32, 32, batch.frames).added["time_ids"]
+    told = model.encode_texts(batch.prompts, 32, 32, batch.frames).added["time_ids"]
     assert told[:, [0, 1, 2, 4, 5]].tolist() == [[40, 80, 0, 32, 32]] * 4
     corners = {view.frame[3] for view in views(wide, 32, 32, "random", 3)}
     assert set(told[:, 3].tolist()) == corners

@@ -6,7 +6,7 @@ from tiny import tiny_tokenizer
 from transformers import CLIPTokenizer
 
 from framework.errors import UserError
-from framework.training.embeds import read_embeds, write_embeds
+from framework.training.embeds import read_words, write_embeds
 from framework.training.templates import OBJECT, expand_templates, usable_templates
 from framework.training.words import TrainedWords, add_words, initial_rows, towers
 
@@ -110,7 +110,7 @@ def test_other_programs_files_are_read(sd1, tmp_path, suffix):
         "bare.pt": row,
     }[suffix]
     torch.save(content, tmp_path / suffix)
-    assert torch.equal(read_embeds(tmp_path / suffix, towers(sd1))["clip_l"], row)
+    assert torch.equal(read_words(sd1, [tmp_path / suffix], "<x>")["<x>"]["clip_l"], row)
 
 
 def test_pickled_code_is_not_executed(sd1, tmp_path):
@@ -120,7 +120,7 @@ def test_pickled_code_is_not_executed(sd1, tmp_path):
 
     torch.save({"<x>": Evil()}, tmp_path / "evil.bin")
     with pytest.raises(UserError, match="cannot be read"):
-        read_embeds(tmp_path / "evil.bin", towers(sd1))
+        read_words(sd1, [tmp_path / "evil.bin"], "<x>")
     assert not (tmp_path / "done").exists()
 
 
@@ -128,4 +128,4 @@ def test_rows_that_are_not_finite_are_refused(sd1, tmp_path):
     for rows in (torch.full((1, 32), float("nan")), torch.zeros(1, 2, 32)):
         write_embeds(tmp_path / "x.safetensors", "<x>", {"clip_l": rows})
         with pytest.raises(UserError, match="expected .vectors, width."):
-            read_embeds(tmp_path / "x.safetensors", towers(sd1))
+            read_words(sd1, [tmp_path / "x.safetensors"], "<x>")

@@ -14,8 +14,8 @@ def test_every_step_has_the_signal_and_the_one_noise(sd1):
     denoiser, reference = sampler._denoiser(3), sampler.reference()
     noises = []
     for latents, timestep in zip(reference.trajectory, denoiser.timesteps, strict=True):
-        abar = denoiser.alpha_bar(timestep)
-        noises.append((latents - abar**0.5 * reference.latent) / (1 - abar) ** 0.5)
+        level = denoiser.level(timestep)
+        noises.append((latents - level.a * reference.latent) / level.s)
     for noise in noises[1:]:
         torch.testing.assert_close(noise, noises[0], atol=1e-3, rtol=1e-3)
     assert 0.9 < noises[0].std() < 1.1

@@ -1,16 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
-import pytest
 import torch
 from matplotlib.patches import ConnectionPatch
 from PIL import Image
 from tiny_encoders import flat
 
-from framework.types import Masks, StepTrace
 from framework.viz.matches import (
     Match,
     draw_matches,
-    last_matched,
-    matches_of,
     sized_reference,
     warped_reference,
 )
@@ -62,29 +60,25 @@ def test_points_cover_the_foreground_and_nothing_else():
     assert spread_points(torch.zeros(4, 4), 5) == []
 
 
-def step(index, count=2, matched=True):
-    values = torch.arange(2 * count, dtype=torch.float32)
-    grid = values[:, None, None].expand(-1, 4, 4) / 10
-    return StepTrace(
-        index,
-        10 - index,
-        target_clean=torch.zeros(count, 4, 8, 8),
-        latents=torch.zeros(count, 4, 8, 8),
-        matched=matched,
-        flow=values[:, None, None, None].expand(-1, 4, 4, 2) if matched else None,
-        confidence=grid if matched else None,
-        masks=Masks(target=grid, reference=grid) if matched else None,
+def test_what_was_drawn_without_matching_and_the_reference_s_mask_are_shown_if_known():
+    whole = replace(
+        match(torch.zeros(4, 4, 2)), baseline=flat((5, 5, 5)), reference_mask=torch.ones(4, 4)
     )
+    titles = [axis.get_title() for axis in draw_matches([whole], "t").axes]
+    assert "baseline, same noise" in titles and "mask of the reference" in titles
+    titles = [axis.get_title() for axis in draw_matches([match(torch.zeros(4, 4, 2))], "t").axes]
+    assert "baseline, same noise" not in titles and "mask of the reference" not in titles
 
 
-def test_the_last_matched_step_and_its_conditional_half_are_shown():
-    trace = [step(0, matched=False), step(1), step(2), step(3, matched=False)]
-    assert last_matched(trace).step == 2
-    found = matches_of(trace, checkered(), [flat((1, 1, 1))] * 2, ["p", "q"])
-    assert [m.caption for m in found] == ["p", "q"]
-    assert [float(m.flow[0, 0, 0]) for m in found] == [2.0, 3.0]
-    assert float(found[1].weight[0, 0]) == pytest.approx(0.09)
-    assert matches_of(trace[:1], checkered(), [flat((1, 1, 1))] * 2, ["p", "q"]) == []
+def test_what_is_not_used_is_faint_and_that_is_explained():
+    mask = torch.zeros(4, 4)
+    mask[1:3, 1:3] = 1.0
+    flow = torch.full((4, 4, 2), 3.0)
+    figure = draw_matches([replace(match(flow), mask=mask)], "t")
+    (axis,) = (a for a in figure.axes if a.get_title() == "flow to the reference")
+    shown = axis.images[0].get_array()
+    assert shown[0, 0].min() > 225 > shown[192, 192].min()
+    assert any("not taken from the reference" in text.get_text() for text in figure.texts)
 
 
 def test_the_figure_has_a_line_for_each_point_and_is_not_pyplots(tmp_path):

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the stage."""
     from omegaconf.errors import OmegaConfBaseException
 
-    from framework.errors import UserError
+    from framework.errors import UserError, first_line
     from framework.toyworld.pretrain import cli
 
     try:
@@ -27,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
     except OmegaConfBaseException as error:
-        raise UserError(f"Stage '{args.stage}': {str(error).splitlines()[0]}") from error
+        raise UserError(f"Stage '{args.stage}': {first_line(error)}.") from error
     return 0

@@ -14,7 +14,7 @@ def make_cache(config: CacheConfig | None = None) -> Cache:
     """The cache that options describe; equal options share one in this process."""
     config = config or CacheConfig()
     size = int(config.max_gigabytes * 1e9)
-    if config.where == "off":
+    if config.where == "none":
         return NoCache()
     if config.where == "memory":
         return _memory(size, config.max_entries)

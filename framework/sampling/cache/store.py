@@ -15,12 +15,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from framework.errors import UserError
 from framework.runs.atomic import atomic_path
+from framework.runs.fingerprint import add_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -268,11 +268,3 @@ def digest(tensors: Tensors) -> str:
     for name in sorted(tensors):
         add_tensor(total, name, tensors[name])
     return total.hexdigest()
-
-
-def add_tensor(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    """Add one tensor to a running digest."""
-    total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-    plain = tensor.detach().cpu().contiguous()
-    if plain.numel():
-        total.update(memoryview(plain.view(-1).view(torch.uint8).numpy()))

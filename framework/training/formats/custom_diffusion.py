@@ -7,6 +7,7 @@ are merged into the U-Net here; the result is the same as with its attention pro
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.concepts.folders import file_stem
 from framework.errors import UserError
 from framework.runs.atomic import write_atomic
-from framework.training.formats.reading import read_weights
-from framework.training.formats.recognise import token_files
+from framework.training.copies import replace_parameter, shared_copy
+from framework.training.formats.fits import check_shapes
+from framework.training.formats.reading import check_values, read_weights
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "pytorch_custom_diffusion_weights.bin"
 _MARK = "_custom_diffusion"
+_TEXT = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -29,17 +35,19 @@ class CustomWeights:
     """What such a file holds.
 
     Attributes:
-        replaced: U-Net weights by their names there.
+        replaced: weights by their names in the U-Net.
         added: (u, v) of compressed weights by name; u @ v is to be added.
-        words: embeddings by word: one tensor (n, d), or one for each tower's key.
+        text: weights of text encoders by component.
+        has_words: whether the file itself holds words.
     """
 
     replaced: dict[str, Tensor]
     added: dict[str, tuple[Tensor, Tensor]]
-    words: dict[str, Any]
+    text: dict[str, dict[str, Tensor]]
+    has_words: bool
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every weight."""
+        """Name -> shape of every weight of the U-Net."""
         plain = {name: tuple(value.shape) for name, value in self.replaced.items()}
         return plain | {name: (len(u), v.shape[-1]) for name, (u, v) in self.added.items()}
 
@@ -52,7 +60,7 @@ class CustomWeights:
 
 
 def read_custom(file: Path) -> CustomWeights:
-    """Read a file of either form; diffusers' words lie beside it.
+    """Read a file of either form.
 
     Raises:
         UserError: it cannot be read or is no such file.
@@ -69,24 +77,26 @@ def read_custom(file: Path) -> CustomWeights:
                 f"{file} has the entry '{key}'; expected Custom Diffusion's, which hold "
                 f"'.processor.' and '{_MARK}'."
             )
-        replaced[key.replace(".processor.", ".").replace(_MARK, "")] = value
+        name = key.removeprefix("unet.").replace(".processor.", ".").replace(_MARK, "")
+        replaced[name] = value
     if not replaced:
         raise UserError(f"{file} holds no weight of Custom Diffusion.")
-    words: dict[str, Any] = {}
-    for beside in token_files(file.parent):
-        found = read_weights(beside)
-        if isinstance(found, Mapping) and {"clip_l", "clip_g"} <= set(found):
-            words[beside.stem] = dict(found)
-        elif isinstance(found, Mapping):
-            words |= {str(key): value for key, value in found.items()}
-    return CustomWeights(replaced, {}, words)
+    check_values(file, replaced)
+    return CustomWeights(replaced, {}, {}, False)
 
 
 def _read_delta(file: Path, content: Mapping[str, Any]) -> CustomWeights:
+    text = {name: dict(content[name]) for name in _TEXT if isinstance(content.get(name), Mapping)}
+    for key in content:
+        if key not in ("unet", "modifier_token", *text):
+            raise UserError(
+                f"{file} has the entry '{key}'; expected unet, modifier_token and "
+                f"{' or '.join(_TEXT)}. Nothing of it was used."
+            )
     replaced: dict[str, Tensor] = {}
     added: dict[str, tuple[Tensor, Tensor]] = {}
     for name, value in content["unet"].items():
-        if isinstance(value, Mapping) and {"u", "v"} <= set(value):
+        if isinstance(value, Mapping) and {"u", "v"} == set(value):
             added[name] = value["u"], value["v"]
         elif isinstance(value, Tensor):
             replaced[name] = value
@@ -94,7 +104,60 @@ def _read_delta(file: Path, content: Mapping[str, Any]) -> CustomWeights:
             raise UserError(
                 f"{file}: the entry '{name}' is neither a weight nor a pair of 'u' and 'v'."
             )
-    return CustomWeights(replaced, added, dict(content.get("modifier_token") or {}))
+    check_values(file, replaced)
+    for name, (u, v) in added.items():
+        check_values(file, {f"{name}.u": u, f"{name}.v": v})
+    return CustomWeights(replaced, added, text, bool(content.get("modifier_token")))
+
+
+def merged_networks(pipe: Any, file: Path, weights: CustomWeights) -> dict[str, Any]:
+    """Copies of a pipeline's networks with the file's weights.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    check_shapes(file, weights.shapes(), pipe.unet)
+    unet = shared_copy(pipe.unet)
+    for name in weights.shapes():
+        replace_parameter(unet, name, weights.merged(name, unet.get_parameter(name).detach()))
+    parts = {"unet": unet}
+    for component, state in weights.text.items():
+        encoder = getattr(pipe, component, None)
+        if encoder is None:
+            raise UserError(
+                f"{file} holds weights of '{component}', which this model has not. It was made for "
+                "another family of models."
+            )
+        parts[component] = _encoder_with(file, component, encoder, state)
+    used = len(weights.shapes()) + sum(len(state) for state in weights.text.values())
+    logger.info("Used all %d weights of %s, in %s.", used, file, " and ".join(parts))
+    return parts
+
+
+def _encoder_with(file: Path, component: str, encoder: Any, state: Mapping[str, Tensor]) -> Any:
+    """A text encoder with other weights; rows of words beyond its vocabulary are the words'."""
+    own = encoder.state_dict()
+    copied = shared_copy(encoder)
+    named: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.endswith("position_ids"):
+            continue  # a constant of older transformers
+        bare = key.removeprefix("text_model.")
+        name = next((each for each in (key, bare, f"text_model.{bare}") if each in own), key)
+        if name.endswith("token_embedding.weight") and name in own:
+            table = own[name].clone()
+            shared = min(len(table), len(value))
+            if value.shape[1:] == table.shape[1:]:
+                table[:shared] = value[:shared].to(table)
+                value = table
+        named[name] = value
+    check_shapes(
+        file, {name: tuple(value.shape) for name, value in named.items()}, encoder, component
+    )
+    check_values(file, named)
+    for name, value in named.items():
+        replace_parameter(copied, name, value.to(own[name]))
+    return copied
 
 
 def write_custom(
@@ -128,7 +191,7 @@ def write_custom(
             if isinstance(rows, Mapping)
             else {word: rows.detach().float().cpu().clone()}
         )
-        write_atomic(folder / f"{word}.bin", _pickled(plain))
+        write_atomic(folder / f"{file_stem(word)}.bin", _pickled(plain))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""LoRA files: reading every form diffusers reads, merging, writing diffusers' own."""
+"""LoRA and its relatives: reading every program's files, adding them, writing diffusers' own."""
 
 from __future__ import annotations
 
@@ -7,48 +7,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from framework.errors import UserError
 from framework.runs.atomic import write_atomic
 from framework.training.copies import replace_parameter, shared_copy, swap
+from framework.training.formats.adapters import attach
 from framework.training.formats.fits import widths_of
-from framework.training.formats.recognise import LORA, located
-from framework.training.words import towers
+from framework.training.formats.kinds import inner_state
+from framework.training.formats.names import LayerNames, Place, base_layer, split_key
+from framework.training.formats.reading import check_values, read_weights
+from framework.training.formats.recognise import NETWORKS
+from framework.training.formats.settings import Settings, read_settings
+from framework.training.formats.updates import Update, bias_change, updated
 
 logger = logging.getLogger(__name__)
 
 FILE = "pytorch_lora_weights.safetensors"
-_DOWN = (
-    ".lora_A.weight",
-    ".lora.down.weight",
-    "_lora.down.weight",
-    ".lora_linear_layer.down.weight",
-)
-_UP = (".lora_B.weight", ".lora.up.weight", "_lora.up.weight", ".lora_linear_layer.up.weight")
+#: How entries of words begin that programs put into a LoRA file.
+BUNDLED = "bundle_emb."
 
-
-def adapters(network: Any, name: str) -> dict[str, Tensor]:
-    """A network's updates in diffusers' names; the factor alpha / rank is multiplied in.
-
-    Other programs, and diffusers where the file says nothing else, take alpha = rank.
-    """
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import get_peft_model_state_dict
-
-    state = get_peft_model_state_dict(network, adapter_name=name)
-    factors = {
-        path: layer.scaling[name]
-        for path, layer in network.named_modules()
-        if isinstance(layer, BaseTunerLayer)
-    }
-    scaled = {}
-    for key, value in state.items():
-        factor = next((f for path, f in factors.items() if key == f"{path}.lora_B.weight"), 1.0)
-        scaled[key] = value.detach().float().cpu() * factor
-    return convert_state_dict_to_diffusers(scaled)
+Updates = dict[Place, Update]
 
 
 def write_lora(pipe: Any, file: Path, parts: Mapping[str, dict[str, Tensor]]) -> Path:
@@ -73,192 +52,177 @@ def write_lora(pipe: Any, file: Path, parts: Mapping[str, dict[str, Tensor]]) ->
 
 
 def load_lora(
-    pipe: Any, path: Path, name: str, *, scale: float = 1.0, merge: bool = True
+    pipe: Any, file: Path, name: str, *, scale: float = 1.0, merge: bool = True
 ) -> Callable[[], None]:
     """Add a file's updates to copies of a pipeline's networks, which take their place.
 
     Args:
         pipe: the pipeline.
-        path: file or folder.
+        file: LoRA, LoHa, LoKr or DoRA by any program.
         name: of the adapters.
         scale: factor on the updates.
-        merge: into the weights; else as adapters that diffusers' own functions see.
+        merge: into the weights; else, for plain LoRA, as adapters diffusers' own functions see.
 
     Returns:
         A function that restores the pipeline.
 
     Raises:
-        UserError: the file is missing, damaged, or made for another model.
+        UserError: the file is missing, damaged, made for another model, or has an entry that
+            nothing here uses.
     """
-    file = located(path, LORA)
-    state, alphas = _read(pipe, file)
-    names = {"unet": "unet", **{t.encoder_name: t.encoder_name for t in towers(pipe)}}
-    touched = [part for part in names if any(key.startswith(f"{part}.") for key in state)]
-    stray = [key for key in state if key.partition(".")[0] not in names]
-    if stray:
-        raise UserError(
-            f"{file} has updates of '{stray[0].partition('.')[0]}', which this model has not "
-            f"(shape {tuple(state[stray[0]].shape)}). It was made for another family of models."
-        )
-    if not touched:
-        raise UserError(f"{file} holds no update of the U-Net or of a text encoder.")
-    for part in touched:
-        _check(file, state, part, getattr(pipe, part))
-    copies = {part: shared_copy(getattr(pipe, part)) for part in touched}
-    wanted = [(p, p.requires_grad) for network in copies.values() for p in network.parameters()]
-    adapter = _free_name(name, copies.values())
-    try:
-        with torch.random.fork_rng(devices=[]):  # peft draws start values it then overwrites
-            for part, network in copies.items():
-                _into(pipe, part, network, state, alphas, adapter)
-    except Exception as error:  # peft and diffusers raise many classes
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{file} cannot be loaded as LoRA: {lines[0][:200]}") from error
-    for network in copies.values():
-        _scale_or_merge(network, adapter, scale, merge)
-        network.requires_grad_(False).eval()
-    for parameter, flag in wanted:  # the originals' own, which peft has frozen
-        parameter.requires_grad_(flag)
+    updates = read_updates(pipe, file)
+    touched = sorted({place.component for place in updates})
+    copies = {part: shared_copy(getattr(pipe, part)).eval() for part in touched}
+    if merge:
+        for place, update in updates.items():
+            _merge(file, copies[place.component], place, update, scale)
+    else:
+        for part, network in copies.items():
+            own = {place.path: each for place, each in updates.items() if place.component == part}
+            attach(file, network, own, name, scale)
     return swap(pipe, copies, f"LoRA '{name}'")
 
 
-def _read(pipe: Any, file: Path) -> tuple[dict[str, Tensor], Any]:
-    """The file in diffusers' names, and its alphas; older and kohya's forms are converted."""
-    pickled = {} if file.suffix == ".safetensors" else {"use_safetensors": False}
-    try:
-        found = type(pipe).lora_state_dict(
-            str(file.parent),
-            weight_name=file.name,
-            unet_config=pipe.unet.config,
-            local_files_only=True,
-            **pickled,
-        )
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{file} cannot be read as LoRA weights of this family: {lines[0][:200]}"
-        ) from error
-    state, alphas = found[0], found[1]
-    return {_with_component(key): value for key, value in state.items()}, alphas
+def read_updates(pipe: Any, file: Path) -> Updates:
+    """The updates of a file by the layers of this pipeline; every entry is used or refused.
 
-
-def _with_component(key: str) -> str:
-    """Oldest files have the U-Net's names without ``unet.``."""
-    known = ("unet.", "text_encoder.", "text_encoder_2.", "transformer.")
-    return key if key.startswith(known) else f"unet.{key}"
-
-
-def _check(file: Path, state: Mapping[str, Tensor], part: str, network: nn.Module) -> None:
-    """Refuse updates of layers that are not there or have another shape."""
-    for key, value in state.items():
-        if not key.startswith(f"{part}."):
-            continue
-        bare = key.removeprefix(f"{part}.")
-        down = next((end for end in _DOWN if bare.endswith(end)), None)
-        up = next((end for end in _UP if bare.endswith(end)), None)
-        if down is None and up is None:
-            continue
-        layer = _layer(network, bare.removesuffix(down or up or ""))
-        weight = getattr(layer, "weight", None)
-        if weight is None:
-            raise UserError(
-                f"{file} updates the layer '{bare}' with shape {tuple(value.shape)}, which this "
-                f"model's {part} ({widths_of(network)}) has not. It was made for another family "
-                "of models; load that one with model.path=."
-            )
-        got = value.shape[1] if down else value.shape[0]
-        expected = weight.shape[1] if down else weight.shape[0]
-        if got != expected:
-            raise UserError(
-                f"{file} does not fit this model's {part}: its update of '{bare}' has shape "
-                f"{tuple(value.shape)}, and the layer's weight is {tuple(weight.shape)}. It was "
-                "made for another family of models; load that one with model.path=."
-            )
-
-
-def _layer(network: nn.Module, path: str) -> nn.Module | None:
-    """A layer by its path in a LoRA file, in today's or an older spelling."""
-    tries = [path, path.replace(".processor.", "."), path.replace(".processor.to_out", ".to_out.0")]
-    tries.append(f"{tries[1]}.0" if tries[1].endswith("to_out") else tries[1])
-    tries += [each.removeprefix("text_model.") for each in tries]
-    for old, new in (("to_q_lora", "q_proj"), ("to_k_lora", "k_proj"), ("to_v_lora", "v_proj")):
-        tries += [each.replace(old, new) for each in tries[:1] if old in each]
-    for each in tries:
-        try:
-            layer = network.get_submodule(each)
-        except AttributeError:
-            continue
-        base = getattr(layer, "get_base_layer", None)
-        layer = layer if base is None else base()
-        if hasattr(layer, "weight"):
-            return layer
-    return None
-
-
-def inject(network: Any, config: Any, adapter: str) -> None:
-    """Put adapters into a network by peft itself.
-
-    transformers' own ``add_adapter`` asks for a peft newer than the newest one that is released.
+    Raises:
+        UserError: see :func:`load_lora`.
     """
-    from peft import inject_adapter_in_model
+    content = read_weights(file)
+    state = inner_state(content) if isinstance(content, Mapping) else {}
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {key: each for key, each in tensors.items() if not key.startswith(BUNDLED)}
+    if not tensors:
+        raise UserError(f"{file} holds no update of the U-Net or of a text encoder.")
+    check_values(file, tensors)
+    prefixed = any(key.startswith("base_model.model.") for key in tensors)
+    hint = file.parent.name if prefixed and file.parent.name in NETWORKS else None
+    updates = _placed(file, LayerNames(pipe, hint), tensors, pipe)
+    _check_used(file, updates)
+    _set_factors(file, updates, read_settings(file, prefixed))
+    count = {
+        part: sum(place.component == part for place in updates)
+        for part in sorted({place.component for place in updates})
+    }
+    layers = " and ".join(f"{number} layer(s) of {part}" for part, number in count.items())
+    used = sum(len(update.parts) for update in updates.values())
+    logger.info("Used %d of %d entries of %s: %s.", used, len(tensors), file, layers)
+    return updates
 
-    inject_adapter_in_model(config, network, adapter_name=adapter)
-    network.peft_config = {**getattr(network, "peft_config", {}), adapter: config}
-    network._hf_peft_config_loaded = True
+
+def _placed(file: Path, names: LayerNames, tensors: Mapping[str, Tensor], pipe: Any) -> Updates:
+    """Entries sorted into layers; an entry without a place is refused."""
+    updates: Updates = {}
+    known: dict[str, Place | None] = {}
+    for key, value in tensors.items():
+        parted = split_key(key)
+        if parted is None:
+            raise UserError(
+                f"{file} has the entry '{key}' {tuple(value.shape)}, which is no part of a LoRA, "
+                "LoHa, LoKr or DoRA update that is known; nothing of the file was used. Merge it "
+                "into a checkpoint with the program that wrote it."
+            )
+        name, part = parted
+        if name not in known:
+            known[name] = names.find(name)
+        place = known[name]
+        if place is None:
+            raise _stranger(file, names, name, value, pipe)
+        update = updates.setdefault(place, Update())
+        if part in update.parts:
+            raise UserError(
+                f"{file} updates '{place.path}' twice, as '{update.keys[part]}' and as '{key}'; "
+                "give a file with one of them."
+            )
+        update.parts[part], update.keys[part] = value, key
+    return updates
 
 
-def _into(pipe: Any, part: str, network: Any, state: Any, alphas: Any, adapter: str) -> None:
-    own = {key: value for key, value in state.items() if key.startswith(f"{part}.")}
-    shared = {"adapter_name": adapter, "low_cpu_mem_usage": False}
-    if part == "unet":
-        type(pipe).load_lora_into_unet(own, alphas, network, **shared)
-        return
+def _stranger(file: Path, names: LayerNames, name: str, value: Tensor, pipe: Any) -> UserError:
+    part = names.component_of(name) or "unet"
+    network = getattr(pipe, part, None)
+    if part not in names.tables or network is None:
+        return UserError(
+            f"{file} has updates of '{part}', which this model has not (shape "
+            f"{tuple(value.shape)}). It was made for another family of models."
+        )
+    return UserError(
+        f"{file} updates the layer '{name}' with shape {tuple(value.shape)}, which this model's "
+        f"{part} ({widths_of(network)}) has not. It was made for another family of models; load "
+        "that one with model.path=."
+    )
 
-    def load_adapter(
-        adapter_name: str, adapter_state_dict: Any, peft_config: Any, **rest: Any
-    ) -> None:
-        from peft import set_peft_model_state_dict
 
-        inject(network, peft_config, adapter_name)
-        set_peft_model_state_dict(network, adapter_state_dict, adapter_name)
+def _check_used(file: Path, updates: Updates) -> None:
+    """Refuse entries that are no whole update; alphas alone say nothing and are refused, too."""
+    left = [key for update in updates.values() for key in update.unused()]
+    if left:
+        total = sum(len(update.parts) for update in updates.values())
+        shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        raise UserError(
+            f"{file} has {len(left)} of {total} entries that are no whole update ({shown}); half "
+            "of a pair is missing, or they belong to a method that is not known. Give an intact "
+            "copy, or merge it with the program that wrote it."
+        )
 
-    network.load_adapter = load_adapter  # what diffusers calls; see :func:`inject`
+
+def _set_factors(file: Path, updates: Updates, settings: Settings) -> None:
+    """alpha / rank of every update: from its own entry, the settings, or 1."""
+    ranks = []
+    for place, update in updates.items():
+        rank = update.rank()
+        said = settings.factor(place, rank) if rank is not None else None
+        own = None
+        if "alpha" in update.parts and rank is not None:
+            if update.parts["alpha"].numel() != 1:
+                raise UserError(f"{file}: '{update.keys['alpha']}' is no single number.")
+            own = float(update.parts["alpha"]) / rank
+        if own is not None and said is not None and abs(own - said) > 1e-6:
+            raise UserError(
+                f"{file} contradicts itself: '{update.keys['alpha']}' gives the factor {own:g}, "
+                f"its settings {said:g}. Give a file that says one of them."
+            )
+        full = {"lokr_w1", "lokr_w2"} <= set(update.parts)
+        update.factor = said if said is not None else own if own is not None and not full else 1.0
+        if own is None and said is None and rank is not None:
+            ranks.append(rank)
+    if ranks:
+        settings.warn_unused(ranks[0])
+
+
+def _merge(file: Path, network: nn.Module, place: Place, update: Update, scale: float) -> None:
+    """Give one layer of a copy new weights; the original's own are left alone."""
+    layer = base_layer(network.get_submodule(place.path))
+    weight: Tensor = layer.weight.detach()  # type: ignore[union-attr,operator,assignment]
     try:
-        type(pipe).load_lora_into_text_encoder(own, alphas, network, prefix=part, **shared)
-    finally:
-        del network.load_adapter
+        new = updated(weight, update, scale)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise _misfit(file, place, update, weight, network) from error
+    flag = bool(layer.weight.requires_grad)  # type: ignore[union-attr]
+    if new is not None:
+        replace_parameter(layer, "weight", new.to(weight)).requires_grad_(flag)
+    change = bias_change(update)
+    if change is None:
+        return
+    old = getattr(layer, "bias", None)
+    if change.numel() != len(weight):
+        raise _misfit(file, place, update, weight, network)
+    change = scale * change.reshape(-1).to(weight.device)
+    value = change if old is None else old.detach().float() + change
+    replace_parameter(layer, "bias", value.to(weight.dtype)).requires_grad_(flag)
 
 
-def _scale_or_merge(network: Any, adapter: str, scale: float, merge: bool) -> None:
-    from diffusers.utils.peft_utils import recurse_remove_peft_layers
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    found = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
-    for layer in found:
-        if adapter not in layer.active_adapters:
-            continue
-        if scale != 1.0:
-            layer.set_scale(adapter, scale)
-        if merge:
-            # The copy shares its weights with the original, and merging writes into them.
-            for name, value in list(layer.get_base_layer().named_parameters(recurse=False)):
-                replace_parameter(layer.get_base_layer(), name, value.detach().clone())
-            layer.merge(adapter_names=[adapter])
-    if merge and not _others(found, adapter):
-        recurse_remove_peft_layers(network)
-        for attribute in ("peft_config", "_hf_peft_config_loaded"):
-            network.__dict__.pop(attribute, None)
-
-
-def _others(layers: Any, adapter: str) -> bool:
-    """Whether other adapters are there, which must stay."""
-    return any(set(layer.scaling) - {adapter} for layer in layers)
-
-
-def _free_name(name: str, networks: Any) -> str:
-    taken = {key for network in networks for key in getattr(network, "peft_config", {})}
-    bare = name.replace(".", "_")
-    free = bare
-    while free in taken:
-        free = f"{free}_2"
-    return free
+def _misfit(
+    file: Path, place: Place, update: Update, weight: Tensor, network: nn.Module
+) -> UserError:
+    shapes = ", ".join(
+        f"'{key}' {tuple(update.parts[part].shape)}"
+        for part, key in update.keys.items()
+        if part != "alpha"
+    )
+    return UserError(
+        f"{file} does not fit this model's {place.component} ({widths_of(network)}): {shapes} "
+        f"make no update of '{place.path}', whose weight is {tuple(weight.shape)}. It was made for "
+        "another family of models; load that one with model.path=."
+    )

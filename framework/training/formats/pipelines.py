@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import logging
 import shutil
 import uuid
 from pathlib import Path
@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from framework.errors import UserError
+from framework.backbones.components import read_network
+from framework.errors import UserError, first_line
 from framework.runs.atomic import plain_disk_errors
 from framework.training.formats.fits import check_shapes
-from framework.training.formats.reading import read_weights
+from framework.training.formats.kinds import inner_state
+from framework.training.formats.reading import check_values, read_weights
+from framework.training.formats.recognise import NETWORKS, class_of
 
-#: What a fine-tuned folder may replace; the rest of a pipeline draws nothing.
-NETWORKS = ("unet", "text_encoder", "text_encoder_2", "vae")
+logger = logging.getLogger(__name__)
+
+#: What else of a fine-tuned folder is taken; the rest of a pipeline draws nothing.
 OTHERS = ("tokenizer", "tokenizer_2", "scheduler")
 
 
@@ -64,53 +68,70 @@ def write_pipeline(pipe: Any, folder: Path) -> Path:
 
 
 def load_parts(pipe: Any, place: Path) -> dict[str, Any]:
-    """What a fine-tuned folder (or U-Net) holds, ready for a pipeline.
+    """Read what a fine-tuned model brings, ready for a pipeline.
 
     Args:
         pipe: the pipeline it is for; left alone.
-        place: a pipeline folder, a folder with ``unet/``, a U-Net's folder, or its weights.
+        place: a pipeline folder, a folder with ``unet/`` or other networks, a U-Net's folder, or
+            its weights.
 
     Returns:
         Components by name, each on the device and in the data type of the one it replaces.
 
     Raises:
-        UserError: it cannot be read, or is of another family.
+        UserError: it cannot be read, is not complete, or is of another family.
     """
     if place.is_file():
-        unet = copy.deepcopy(pipe.unet)
-        state = read_weights(place)
-        state = state.get("state_dict", state)
-        check_shapes(place, {key: tuple(value.shape) for key, value in state.items()}, unet)
-        missing = [key for key in unet.state_dict() if key not in state]
-        if missing:
-            raise UserError(f"{place} lacks '{missing[0]}' and {len(missing) - 1} more weights.")
-        unet.load_state_dict(state)
-        return {"unet": unet}
+        return {"unet": _from_file(pipe, place)}
     index = place / "model_index.json"
     if index.is_file():
-        family = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        family = class_of(index)
         if family != type(pipe).__name__:
             raise UserError(
                 f"{place} holds a {family}, and the model is a {type(pipe).__name__}: weights of "
                 "another family. Load that pipeline itself with model.path=, without "
                 "concept.weights."
             )
-    if not (place / "unet").is_dir():
+    there = [name for name in NETWORKS if (place / name / "config.json").is_file()]
+    if not there:
         return {"unet": _load(pipe, "unet", place)}
-    names = [name for name in NETWORKS if (place / name).is_dir() and hasattr(pipe, name)]
-    parts = {name: _load(pipe, name, place / name) for name in names}
+    for name in there:
+        if getattr(pipe, name, None) is None:
+            raise UserError(
+                f"{place} holds a {name}, which this model has not: weights of another family. "
+                "Load that model itself with model.path=."
+            )
+    parts = {name: _load(pipe, name, place / name) for name in there}
     for name in OTHERS:
         old = getattr(pipe, name, None)
         if old is not None and (place / name).is_dir():
-            parts[name] = _read(type(old), place / name)
+            parts[name] = _other(type(old), place / name)
     return parts
+
+
+def _from_file(pipe: Any, file: Path) -> Any:
+    """A copy of the U-Net with the weights of one file, however their names begin."""
+    unet = copy.deepcopy(pipe.unet)
+    content = inner_state(read_weights(file))
+    state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    for head in ("module.", "_orig_mod.", "unet."):
+        if all(key.startswith(head) for key in state):
+            state = {key.removeprefix(head): value for key, value in state.items()}
+    check_shapes(file, {key: tuple(value.shape) for key, value in state.items()}, unet)
+    missing = [key for key in unet.state_dict() if key not in state]
+    if missing:
+        raise UserError(f"{file} lacks '{missing[0]}' and {len(missing) - 1} more weights.")
+    check_values(file, state)
+    unet.load_state_dict(state)
+    logger.info("Used all %d weights of %s.", len(state), file)
+    return unet
 
 
 def _load(pipe: Any, name: str, folder: Path) -> Any:
     """One network, checked against the one it replaces."""
     old: nn.Module = getattr(pipe, name)
     reference = next(old.parameters())
-    new = _read(type(old), folder, dtype=reference.dtype)
+    new = read_network(type(old), folder, reference.dtype)
     # A pipeline with learned words has a larger vocabulary than the model it came from.
     skipped = ("token_embedding.weight",) if name.startswith("text_encoder") else ()
     got = {key: tuple(value.shape) for key, value in new.state_dict().items()}
@@ -120,9 +141,9 @@ def _load(pipe: Any, name: str, folder: Path) -> Any:
     return new.to(reference.device).requires_grad_(False).eval()
 
 
-def _read(cls: type, folder: Path, **options: Any) -> Any:
+def _other(cls: type, folder: Path) -> Any:
+    """A tokenizer or scheduler."""
     try:
-        return cls.from_pretrained(folder, local_files_only=True, **options)  # type: ignore[attr-defined]
+        return cls.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{folder} cannot be loaded: {lines[0][:200]}") from error
+        raise UserError(f"{folder} cannot be loaded: {first_line(error)}.") from error

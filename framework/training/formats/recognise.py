@@ -1,54 +1,39 @@
-"""What a file or folder of weights is, found out from what it holds."""
+"""What a folder of weights is: one thing, of which everything is loaded that belongs together."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from framework.errors import UserError
-from framework.training.formats.reading import SUFFIXES, read_keys, read_weights
-
-TEXTUAL_INVERSION = "textual_inversion"
-DREAMBOOTH = "dreambooth"
-LORA = "dreambooth_lora"
-CUSTOM_DIFFUSION = "custom_diffusion"
-
-#: Names diffusers' and the original programs' files have in a folder, the surest first.
-NAMED = {
-    "pytorch_lora_weights": LORA,
-    "pytorch_custom_diffusion_weights": CUSTOM_DIFFUSION,
-    "delta": CUSTOM_DIFFUSION,
-    "learned_embeds": TEXTUAL_INVERSION,
-}
-KINDS = (
-    "a diffusers pipeline folder (DreamBooth), a U-Net of one, pytorch_lora_weights.safetensors, "
-    "pytorch_custom_diffusion_weights.bin or delta.bin (Custom Diffusion), or "
-    "learned_embeds.safetensors (Textual Inversion)"
+from framework.training.formats.kinds import (
+    CUSTOM_DIFFUSION,
+    DREAMBOOTH,
+    KINDS,
+    LORA,
+    TEXTUAL_INVERSION,
+    Found,
+    UnknownWeights,
+    file_kind,
 )
-#: The most entries a file of embeddings has.
-_FEW = 16
+from framework.training.formats.reading import SUFFIXES, present, read_weights
 
+__all__ = [
+    "CUSTOM_DIFFUSION",
+    "DREAMBOOTH",
+    "LORA",
+    "TEXTUAL_INVERSION",
+    "Found",
+    "located",
+    "recognise",
+]
 
-@dataclass(frozen=True)
-class Found:
-    """What was recognised.
-
-    Attributes:
-        kind: one of the constants above; the personalizer of that name loads it.
-        path: the file, or for DreamBooth the folder.
-        text: what it is, in words.
-        word: the placeholder it was learned under, where the file says it.
-    """
-
-    kind: str
-    path: Path
-    text: str
-    word: str | None = None
+#: Networks a fine-tuned folder may hold, each in a folder of its own.
+NETWORKS = ("unet", "text_encoder", "text_encoder_2", "vae")
+#: Files of a training program's state beside the weights, by how their names begin.
+_STATE = ("optimizer", "scheduler", "random_states", "scaler", "training_args", "training_state")
+_PEFT = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def recognise(path: Path) -> Found:
@@ -57,191 +42,16 @@ def recognise(path: Path) -> Found:
     Raises:
         UserError: there is nothing, nothing known, several things, or a file that cannot be read.
     """
-    if path.is_dir():
-        return _folder(path)
-    if not path.exists():
+    if not present(path):
         raise UserError(
-            f"The weights '{path}' do not exist; give a file or folder that holds {KINDS}."
+            f"The weights '{str(path)[:200]}' do not exist; give a file or folder that holds "
+            f"{KINDS}."
         )
-    return _file(path)
+    return _folder(path) if path.is_dir() else file_kind(path)
 
 
-def _folder(path: Path) -> Found:
-    if (path / "model_index.json").is_file():
-        name = _class_of(path / "model_index.json") or "diffusers pipeline"
-        return Found(DREAMBOOTH, path, f"a whole fine-tuned {name} (DreamBooth)")
-    for stem, kind in NAMED.items():
-        for suffix in SUFFIXES:
-            if (path / f"{stem}{suffix}").is_file():
-                return _file(path / f"{stem}{suffix}", kind)
-    for name in ("unet", "."):
-        config = path / name / "config.json"
-        if _class_of(config) == "UNet2DConditionModel":
-            text = " with its text encoder" if (path / "text_encoder").is_dir() else ""
-            return Found(DREAMBOOTH, path, f"a fine-tuned U-Net{text} (DreamBooth)")
-    pipelines = [
-        entry for entry in sorted(path.iterdir()) if (entry / "model_index.json").is_file()
-    ]
-    if len(pipelines) == 1:
-        return _folder(pipelines[0])
-    files = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES)
-    if len(files) == 1:
-        return _file(files[0])
-    if files:
-        shown = ", ".join(file.name for file in files[:5])
-        raise UserError(
-            f"The folder '{path}' holds several weight files ({shown}"
-            f"{', ...' if len(files) > 5 else ''}) and none by a known name such as "
-            "learned_embeds.safetensors; give the file itself."
-        )
-    raise UserError(f"The folder '{path}' holds no weights that are known; expected {KINDS}.")
-
-
-def _file(file: Path, named: str | None = None) -> Found:
-    if file.suffix not in SUFFIXES:
-        raise UserError(
-            f"'{file}' is no weight file: expected one that ends in {', '.join(SUFFIXES)}, or a "
-            f"folder; that is {KINDS}."
-        )
-    if file.suffix == ".safetensors":
-        shapes: Any = read_keys(file)
-    else:
-        content = read_weights(file)
-        if isinstance(content, Tensor):
-            return _embeddings(file, {"*": tuple(content.shape)})
-        if not isinstance(content, Mapping):
-            raise UserError(f"'{file}' holds a {type(content).__name__}; expected {KINDS}.")
-        if "string_to_param" in content:
-            inner = {str(k): tuple(v.shape) for k, v in dict(content["string_to_param"]).items()}
-            return _embeddings(file, inner)
-        if isinstance(content.get("unet"), Mapping):
-            return _delta(file, content)
-        if isinstance(content.get("state_dict"), Mapping):
-            content = content["state_dict"]
-        shapes = {
-            str(key): tuple(value.shape) if isinstance(value, Tensor) else ()
-            for key, value in content.items()
-        }
-    return _by_keys(file, shapes, named)
-
-
-def _by_keys(file: Path, shapes: dict[str, tuple[int, ...]], named: str | None) -> Found:
-    keys = list(shapes)
-
-    def some(*parts: str) -> bool:
-        return any(part in key for key in keys for part in parts)
-
-    if some("custom_diffusion"):
-        layers = {key.rpartition(".processor")[0] for key in keys if "custom_diffusion" in key}
-        more = ", with queries and outputs" if some("to_q_custom_diffusion") else ""
-        word = _token_beside(file)
-        return Found(
-            CUSTOM_DIFFUSION,
-            file,
-            f"Custom Diffusion as diffusers writes it ({len(layers)} cross-attention layers{more})",
-            word,
-        )
-    if some("hada_w", "oft_", "glora"):
-        raise UserError(
-            f"'{file}' holds LyCORIS weights other than LoRA and LoKr, which diffusers does not "
-            "load; convert them to LoRA, or merge them into a checkpoint."
-        )
-    if some("lora_", "lora.", "_lora.", "lokr_"):
-        rank = _rank(shapes)
-        text = " and text encoder" if some("text_encoder", "lora_te") else ""
-        program = "kohya's program" if some("lora_unet_", "lora_te") else "diffusers"
-        return Found(LORA, file, f"LoRA of the U-Net{text}, rank {rank}, as {program} writes it")
-    if some("model.diffusion_model.", "cond_stage_model."):
-        raise UserError(
-            f"'{file}' is a whole checkpoint in one file. Convert it once to a folder: "
-            f"StableDiffusionPipeline.from_single_file('{file.name}').save_pretrained('FOLDER'), "
-            "and give that folder as model.path (or as concept.weights)."
-        )
-    if "conv_in.weight" in shapes and some("up_blocks."):
-        return Found(DREAMBOOTH, file, "a fine-tuned U-Net (DreamBooth)")
-    if "emb_params" in shapes or (shapes and len(shapes) <= _FEW and _flat(shapes)):
-        return _embeddings(file, shapes)
-    raise UserError(
-        f"'{file}' holds nothing that is known{f' (though its name says {named})' if named else ''}"
-        f": its entries are {', '.join(keys[:3]) or '(none)'}{', ...' if len(keys) > 3 else ''}. "
-        f"Expected {KINDS}."
-    )
-
-
-def _flat(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return all(1 <= len(shape) <= 3 for shape in shapes.values())
-
-
-def _embeddings(file: Path, shapes: dict[str, tuple[int, ...]]) -> Found:
-    towers = {"clip_l", "clip_g"} & set(shapes)
-    shape = next(iter(shapes.values()), ())
-    width = shape[-1] if shape else 0
-    vectors = shape[0] if len(shape) == 2 else 1
-    word = None
-    if len(shapes) == 1 and not towers:
-        (key,) = shapes
-        word = key if key not in ("*", "emb_params") else None
-    both = " for two text encoders (SDXL)" if len(towers) == 2 else f" of width {width}"
-    for_word = f" for '{word}'" if word else ""
-    text = f"Textual Inversion, {vectors} vector(s){both}{for_word}"
-    return Found(TEXTUAL_INVERSION, file, text, word)
-
-
-def _delta(file: Path, content: Mapping[str, Any]) -> Found:
-    layers = content["unet"]
-    compressed = any(isinstance(value, Mapping) for value in layers.values())
-    words = list(content.get("modifier_token") or {})
-    text = (
-        f"Custom Diffusion's delta file ({len(layers)} weights"
-        f"{', compressed' if compressed else ''}{_words(words)})"
-    )
-    return Found(CUSTOM_DIFFUSION, file, text, words[0] if words else None)
-
-
-def _words(words: list[str]) -> str:
-    return f", token(s) {', '.join(words)}" if words else ""
-
-
-def _token_beside(file: Path) -> str | None:
-    """The word of ``<new1>.bin`` or ``.safetensors`` beside a Custom Diffusion file."""
-    for entry in token_files(file.parent):
-        return entry.stem
-    return None
-
-
-def token_files(folder: Path) -> list[Path]:
-    """Files of single words, ``<new1>.bin``, sorted; each word once."""
-    found: dict[str, Path] = {}
-    for entry in sorted(folder.iterdir()):
-        bracketed = entry.stem.startswith("<") and entry.stem.endswith(">")
-        if bracketed and entry.suffix in (".bin", ".safetensors"):
-            found.setdefault(entry.stem, entry)
-    return list(found.values())
-
-
-def _rank(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    ranks = sorted(
-        {
-            shape[0]
-            for key, shape in shapes.items()
-            if shape and any(part in key for part in ("lora_A", "lora_down", "lora.down"))
-        }
-    )
-    if not ranks:
-        return "unknown"
-    return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-
-
-def _class_of(config: Path) -> str | None:
-    try:
-        said = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return said.get("_class_name") if isinstance(said, dict) else None
-
-
-def located(path: Path, kind: str) -> Path:
-    """Where the weights of one kind are.
+def located(path: Path, kind: str) -> Found:
+    """Recognise weights that must be of one kind.
 
     Raises:
         UserError: there are none, or what is there is of another kind.
@@ -252,4 +62,194 @@ def located(path: Path, kind: str) -> Path:
             f"{path} holds {found.text}; expected weights of '{kind}'. Load them with "
             f"personalizer={found.kind}, or give them as concept.weights, which finds out itself."
         )
-    return found.path
+    return found
+
+
+def companions(found: Found, kind: str) -> tuple[Found, ...]:
+    """What of one kind lies beside the main part."""
+    return tuple(more for more in found.more if more.kind == kind)
+
+
+def _folder(path: Path) -> Found:
+    try:
+        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"The folder '{path}' may not be read: {error.strerror}.") from error
+    whole = _whole(path)
+    adapters = _peft_folders(path)
+    names = [entry for entry in entries if entry.suffix in SUFFIXES and not entry.is_dir()]
+    state = [entry.name for entry in names if entry.name.startswith(_STATE)]
+    own = path if (path / "config.json").is_file() else None  # a bare U-Net folder's own weights
+    files = [entry for entry in names if entry.name not in state and not (own and whole)]
+    parts, odd = _parts(path, files, alone=whole is None and not adapters)
+    mains = [*([whole] if whole else []), *adapters, *(p for p in parts if _is_main(p))]
+    words = [part for part in parts if part.kind == TEXTUAL_INVERSION]
+    if not mains and not words:
+        inner = [entry for entry in entries if (entry / "model_index.json").is_file()]
+        if len(inner) == 1:
+            return _folder(inner[0])
+        raise UserError(f"The folder '{path}' holds no weights that are known; expected {KINDS}.")
+    _check_together(path, mains, adapters, words)
+    chosen = (mains or words)[0]
+    rest = tuple(part for part in [*mains, *words] if part is not chosen)
+    skipped = tuple(sorted([*state, *odd]))
+    text = " and ".join(part.text for part in (chosen, *rest))
+    word = chosen.word or next((part.word for part in rest if part.word), None)
+    return replace(chosen, text=text, word=word, more=rest, skipped=skipped)
+
+
+def _parts(path: Path, files: list[Path], alone: bool) -> tuple[list[Found], list[str]]:
+    """The folder's files as what they are, and the names of those that are passed over.
+
+    Args:
+        path: the folder.
+        files: its weight files.
+        alone: whether nothing but they can be meant; then one that cannot be read is refused.
+    """
+    files, older = _without_older(_without_twins(path, files) if alone else files)
+    found: list[Found] = []
+    for file in files:
+        try:
+            found.append(file_kind(file))
+        except UnknownWeights:
+            if len(files) == 1 and alone:
+                raise
+            older.append(file.name)
+        except UserError:
+            if alone:
+                raise
+            older.append(file.name)
+    if files and not found and alone:
+        raise UserError(
+            f"The folder '{path}' holds {', '.join(file.name for file in files[:5])}, none of "
+            f"which is known; expected {KINDS}."
+        )
+    loose = [part for part in found if _is_loose(part)]
+    if loose and (not alone or len(found) > len(loose)):
+        older += [part.path.name for part in loose]
+        found = [part for part in found if part not in loose]
+    return found, older
+
+
+def _is_loose(part: Found) -> bool:
+    """Whether a file beside others could be embeddings, but nothing in it or its name says so."""
+    named = part.word or "emb" in part.path.stem.lower() or "two text" in part.text
+    return part.kind == TEXTUAL_INVERSION and not named
+
+
+def _is_main(part: Found) -> bool:
+    return part.kind != TEXTUAL_INVERSION
+
+
+def _whole(path: Path) -> Found | None:
+    """A pipeline, a U-Net, or networks of a pipeline."""
+    if (path / "model_index.json").is_file():
+        name = class_of(path / "model_index.json") or "diffusers pipeline"
+        return Found(DREAMBOOTH, path, f"a whole fine-tuned {name} (DreamBooth)")
+    if class_of(path / "config.json") == "UNet2DConditionModel":
+        return Found(DREAMBOOTH, path, "a fine-tuned U-Net (DreamBooth)")
+    there = [name for name in NETWORKS if (path / name / "config.json").is_file()]
+    if "unet" in there:
+        text = " with its text encoder" if "text_encoder" in there else ""
+        return Found(DREAMBOOTH, path, f"a fine-tuned U-Net{text} (DreamBooth)")
+    if there and not any((path / name / "adapter_config.json").is_file() for name in there):
+        return Found(DREAMBOOTH, path, f"a fine-tuned {' and '.join(there)} (DreamBooth)")
+    return None
+
+
+def _peft_folders(path: Path) -> list[Found]:
+    """Adapters as peft saves them, one folder a network."""
+    found = []
+    for name in NETWORKS:
+        for file in (path / name / each for each in _PEFT):
+            if file.is_file():
+                found.append(file_kind(file))
+                break
+    return found
+
+
+def _without_twins(path: Path, files: list[Path]) -> list[Path]:
+    """Each stem once; ``x.safetensors`` goes before ``x.bin``, if they hold the same.
+
+    Raises:
+        UserError: they differ.
+    """
+    by_stem: dict[str, list[Path]] = {}
+    for suffix in SUFFIXES:
+        for file in files:
+            if file.suffix == suffix:
+                by_stem.setdefault(file.stem, []).append(file)
+    for twins in by_stem.values():
+        for other in twins[1:]:
+            if not _equal(read_weights(twins[0]), read_weights(other)):
+                raise UserError(
+                    f"The folder '{path}' holds {twins[0].name} and {other.name}, and they differ; "
+                    "give the one that is meant, or remove the other."
+                )
+    return sorted(twins[0] for twins in by_stem.values())
+
+
+def _equal(first: object, second: object) -> bool:
+    if hasattr(first, "shape") and hasattr(second, "shape"):
+        return first.shape == second.shape and bool((first == second).all())
+    if hasattr(first, "keys") and hasattr(second, "keys"):
+        both = dict(first), dict(second)  # type: ignore[call-overload]
+        kept = [{k: v for k, v in part.items() if v is not None and v != {}} for part in both]
+        return kept[0].keys() == kept[1].keys() and all(
+            _equal(kept[0][key], kept[1][key]) for key in kept[0]
+        )
+    return bool(first == second)
+
+
+def _without_older(files: list[Path]) -> tuple[list[Path], list[str]]:
+    """``learned_embeds-steps-500`` and the like go where the last state lies beside them."""
+    stems = {file.stem for file in files}
+    older = [
+        file
+        for file in files
+        if any(
+            file.stem != stem
+            and file.stem.startswith((f"{stem}-steps-", f"{stem}-step", f"{stem}-0"))
+            for stem in stems
+        )
+    ]
+    return [file for file in files if file not in older], [file.name for file in older]
+
+
+def _check_together(
+    path: Path, mains: list[Found], adapters: list[Found], words: list[Found]
+) -> None:
+    """Refuse parts that cannot all be meant."""
+    kinds = [part.kind for part in mains if part not in adapters]
+    if adapters and kinds:
+        kinds.append(LORA)
+    doubled = [kind for kind in set(kinds) if kinds.count(kind) > 1]
+    both = CUSTOM_DIFFUSION in kinds and LORA in kinds
+    names = {part.word for part in words}
+    unnamed = len(words) > 1 and (None in names or len(names) < len(words))
+    loose = not mains and unnamed and not _towers(words)
+    if doubled or both or loose:
+        shown = [part.path.name for part in (mains or words)]
+        raise UserError(
+            f"The folder '{path}' holds several weight files that are not one thing "
+            f"({', '.join(shown[:5])}{', ...' if len(shown) > 5 else ''}); give the file itself."
+        )
+
+
+def _towers(words: list[Found]) -> bool:
+    """Whether two files are one word's, one for each text encoder of SDXL."""
+    return len(words) == 2 and words[1].path.stem == f"{words[0].path.stem}_2"
+
+
+def class_of(config: Path) -> str | None:
+    """The class a model's configuration names; None without one."""
+    try:
+        said = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(said, dict):
+        return None
+    name = said.get("_class_name")
+    if name is None and said.get("architectures"):
+        name = said["architectures"][0]
+    return str(name) if name is not None else None

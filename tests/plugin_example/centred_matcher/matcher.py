@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from framework.geometry import cycle_error
-from framework.interfaces import Matcher
-from framework.options import PartConfig, option
-from framework.registry import MATCHERS
-from framework.types import Correspondence, Masks
+from framework import MATCHERS, Correspondence, Masks, Matcher, PartConfig, cycle_error, option
 from matchers.functional import argmax_flow
 
 

@@ -174,7 +174,7 @@ def test_writers_and_readers_at_once_never_see_half_a_file(tmp_path, caplog):
 
 
 def test_the_configured_cache(tmp_path, monkeypatch):
-    assert isinstance(make_cache(CacheConfig(where="off")), NoCache)
+    assert isinstance(make_cache(CacheConfig(where="none")), NoCache)
     assert make_cache() is make_cache(CacheConfig())
     given = make_cache(CacheConfig(where="disk", folder=str(tmp_path)))
     assert given.folder == tmp_path and given.max_bytes == 2e9

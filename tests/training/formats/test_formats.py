@@ -18,7 +18,7 @@ from framework.composer import compose
 from framework.concepts.folders import load_concept
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.registry import PERSONALIZERS
+from framework.interfaces import PERSONALIZERS
 from framework.training.formats.recognise import recognise
 from framework.training.personalize import personalizer_for
 
@@ -286,13 +286,13 @@ def test_what_is_refused(sd1, tmp_path):
         "empty.safetensors": (b"", "empty"),
         "noise.safetensors": (b"nonsense", "cannot be read"),
         "noise.bin": (b"nonsense", "cannot be read"),
-        "photo.png": (b"x", "no weight file"),
+        "photo.png": (b"\x89PNG....", "it is a picture"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=message):
             recognise(tmp_path / name)
-    with pytest.raises(UserError, match="several weight files"):
+    with pytest.raises(UserError, match="cannot be read"):
         recognise(tmp_path)
     with pytest.raises(UserError, match="do not exist"):
         recognise(tmp_path / "none")
@@ -301,7 +301,7 @@ def test_what_is_refused(sd1, tmp_path):
         recognise(tmp_path / "bare")
     tensors = {
         "whole": ({"model.diffusion_model.x": noise(2, 2)}, "whole checkpoint in one file"),
-        "lycoris": ({"lora_unet_x.hada_w1_a": noise(2, 2)}, "LyCORIS"),
+        "lycoris": ({"lora_unet_x.oft_blocks": noise(2, 2)}, "OFT"),
         "stranger": ({f"layer.{k}": noise(2, 2, 2, 2) for k in range(3)}, "nothing that is known"),
     }
     for name, (content, message) in tensors.items():

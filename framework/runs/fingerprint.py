@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.sampling.cache.store import add_tensor
-
 #: What changes a module's output without being a parameter: adapters' state, FreeU's factors.
 STATE = (
     "scaling", "active_adapters", "active_adapter", "disable_adapters", "merged_adapters",
@@ -21,6 +19,14 @@ STATE = (
 )  # fmt: skip
 _SAMPLES = 16
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
+
+
+def add_tensor(total: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Add one tensor of any shape to a running digest, with its name, type and shape."""
+    total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+    plain = tensor.detach().cpu().contiguous()
+    if plain.numel():
+        total.update(plain.view(-1).view(torch.uint8).numpy().data)
 
 
 def combine(*parts: object) -> str:
