@@ -19,9 +19,11 @@ if TYPE_CHECKING:  # the names of _HOMES again, for editors and mypy
     from framework.composer import compose as compose
     from framework.config import Config as Config, load_config as load_config
     from framework.errors import UserError as UserError
+    from framework.extractors.activations import ActivationExtractor as ActivationExtractor
     from framework.geometry import (
         cell_grid as cell_grid,
         cycle_error as cycle_error,
+        resize_features as resize_features,
         resize_grid as resize_grid,
         resize_mask as resize_mask,
         warp as warp,
@@ -46,8 +48,11 @@ if TYPE_CHECKING:  # the names of _HOMES again, for editors and mypy
         Part as Part,
         Personalizer as Personalizer,
         ReferenceTrajectory as ReferenceTrajectory,
+        StepContext as StepContext,
         StepOutputs as StepOutputs,
+        Trajectory as Trajectory,
     )
+    from framework.masks.attention_maps import AttentionMapMask as AttentionMapMask
     from framework.options import PartConfig as PartConfig, option as option
     from framework.registry import REGISTRIES as REGISTRIES
     from framework.sampling.sampler import Sampler as Sampler
@@ -70,12 +75,15 @@ _HOMES = {
     "composer": "compose",
     "config": "Config load_config",
     "errors": "UserError",
-    "geometry": "cell_grid cycle_error resize_grid resize_mask warp",
+    "extractors.activations": "ActivationExtractor",
+    "geometry": "cell_grid cycle_error resize_features resize_grid resize_mask warp",
     "interfaces": (
         "EXTRACTORS GUIDANCE INJECTORS MASKS MATCHERS PERSONALIZERS TRAJECTORIES AttentionInputs "
         "FeatureExtractor Guidance GuidanceInputs ImageMatcher Injector InjectorConfig "
-        "MaskProvider Matcher Part Personalizer ReferenceTrajectory StepOutputs"
+        "MaskProvider Matcher Part Personalizer ReferenceTrajectory StepContext "
+        "StepOutputs Trajectory"
     ),
+    "masks.attention_maps": "AttentionMapMask",
     "options": "PartConfig option",
     "registry": "REGISTRIES",
     "sampling.sampler": "Sampler",

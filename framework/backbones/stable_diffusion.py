@@ -44,7 +44,7 @@ class StableDiffusion(Backbone):
             hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
             for module in self.network.modules()
         )
-        config, channels = self.unet.config, int(pipe.vae.config.latent_channels)
+        config, channels = self.pipe.unet.config, int(pipe.vae.config.latent_channels)
         reasons = {
             f"its U-Net takes {config.in_channels} channels where a latent has {channels} "
             "(an inpainting or depth model)": int(config.in_channels) != channels,
@@ -64,17 +64,17 @@ class StableDiffusion(Backbone):
     @property
     def dtype(self) -> torch.dtype:
         """Data type the network computes in, whatever its weights are stored in."""
-        return self.unet.dtype if self.hooked else super().dtype
+        return self.pipe.unet.dtype if self.hooked else super().dtype
 
     @property
     def channels(self) -> int:
         """See the base class."""
-        return int(self.unet.config.in_channels)
+        return int(self.pipe.unet.config.in_channels)
 
     @property
     def image_size(self) -> int:
         """See the base class."""
-        size = self.unet.config.sample_size
+        size = self.pipe.unet.config.sample_size
         return int(size if isinstance(size, int) else size[0]) * int(self.pipe.vae_scale_factor)
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from framework.errors import UserError
 from framework.interfaces.condition import Condition, TokenSequence, clip_sequence
-from framework.interfaces.finite import check_finite
+from framework.interfaces.finite import require_finite
 from framework.interfaces.layers import Attend, MapObserver, resolve
 from framework.interfaces.schedule import Schedule
 from framework.registry import Registry
@@ -55,12 +55,7 @@ class Backbone(ABC):
 
     @classmethod
     def load(cls, source: str, **options: Any) -> Any:
-        """Load a pipeline of this family.
-
-        Args:
-            source: local folder or hub name.
-            options: ``dtype``, ``variant`` and what else ``from_pretrained`` takes.
-        """
+        """Load a pipeline from a folder or hub name; options are those of ``from_pretrained``."""
         import diffusers
 
         # The class itself knows which parts may be left out; DiffusionPipeline does not.
@@ -130,8 +125,8 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_prompt(self, prompt: str, height: int, width: int) -> tuple[Condition, Condition]:
-        """Conditional and unconditional (empty prompt) condition of one prompt, one row each, from
-        nothing but the prompt and the size in pixels; no gradient."""
+        """Conditional and unconditional (empty prompt) condition of one prompt, one row each; no
+        gradient."""
 
     @abstractmethod
     def encode_texts(
@@ -150,8 +145,7 @@ class Backbone(ABC):
     def encode_plain(self, prompt: str, height: int, width: int) -> Condition:
         """Condition of a prompt as a text of its own; the empty prompt included.
 
-        A zeroed negative embedding (SDXL's) is *not* the empty prompt; the reference's inversion
-        uses the same condition as the unconditional half of sampling, whichever that is.
+        That is the unconditional half of sampling, also where it is another (SDXL's are zeros).
         """
         conditional, unconditional = self.encode_prompt(prompt, height, width)
         return unconditional if prompt == "" else conditional
@@ -201,7 +195,7 @@ class Backbone(ABC):
 
     def require_finite(self, tensor: Tensor, network: nn.Module, what: str) -> Tensor:
         """Refuse values (any shape) that are not finite, with the likely cause."""
-        return check_finite(tensor, network, what, self.dtype)
+        return require_finite(tensor, network, what, self.dtype)
 
     # ---------------------------------------------------------------- sampling
 

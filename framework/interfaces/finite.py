@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from framework.errors import UserError
 
 
-def check_finite(tensor: Tensor, network: nn.Module, what: str, dtype: torch.dtype) -> Tensor:
+def require_finite(tensor: Tensor, network: nn.Module, what: str, dtype: torch.dtype) -> Tensor:
     """Refuse values that are not finite.
 
     Args:

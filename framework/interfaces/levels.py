@@ -1,7 +1,7 @@
 """Noise levels: a latent is z = a z0 + s eps, whatever the family, and what follows from that.
 
 Diffusion models have a = sqrt(abar) and s = sqrt(1 - abar), flow-matching models a = 1 - s. Every
-function takes and gives tensors (rows, C, h, w) and is exact for both.
+function takes and gives tensors (B, C, h, w) and is exact for both.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Level(NamedTuple):
 
 
 def noisy(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
-    """z = a z0 + s eps, (rows, C, h, w)."""
+    """z = a z0 + s eps, (B, C, h, w)."""
     return level.a * clean + level.s * noise
 
 
 def to_eps(output: Tensor, latents: Tensor, level: Level, prediction: str) -> Tensor:
-    """Noise eps (rows, C, h, w) from a network's output of any of :data:`PREDICTIONS`."""
+    """Noise eps (B, C, h, w) from a network's output of any of :data:`PREDICTIONS`."""
     if prediction == "epsilon":
         return output
     if prediction == "v_prediction":
@@ -60,7 +60,7 @@ def to_eps(output: Tensor, latents: Tensor, level: Level, prediction: str) -> Te
 
 
 def from_eps(eps: Tensor, latents: Tensor, level: Level, prediction: str) -> Tensor:
-    """Inverse of :func:`to_eps`, (rows, C, h, w)."""
+    """Inverse of :func:`to_eps`, (B, C, h, w)."""
     if prediction == "epsilon":
         return eps
     if prediction == "v_prediction":
@@ -71,12 +71,12 @@ def from_eps(eps: Tensor, latents: Tensor, level: Level, prediction: str) -> Ten
 
 
 def clean_from_eps(eps: Tensor, latents: Tensor, level: Level) -> Tensor:
-    """z0_hat = (z - s eps) / a, (rows, C, h, w)."""
+    """z0_hat = (z - s eps) / a, (B, C, h, w)."""
     return (latents - level.s * eps) / level.a
 
 
 def clean_from(output: Tensor, latents: Tensor, level: Level, prediction: str) -> Tensor:
-    """z0_hat (rows, C, h, w) from a network's output; defined at a = 0 where the type is."""
+    """z0_hat (B, C, h, w) from a network's output; defined at a = 0 where the type is."""
     if prediction == "epsilon":
         return clean_from_eps(output, latents, level)
     if prediction == "v_prediction":
@@ -87,7 +87,7 @@ def clean_from(output: Tensor, latents: Tensor, level: Level, prediction: str) -
 
 
 def move(eps: Tensor, latents: Tensor, level: Level, to: Level) -> Tensor:
-    """Deterministic move to another level, either direction: a' z0_hat + s' eps, (rows, C, h, w).
+    """Deterministic move to another level, either direction: a' z0_hat + s' eps, (B, C, h, w).
 
     DDIM's step for diffusion models, Euler's for flow matching.
     """
