@@ -23,7 +23,7 @@ from framework.experiments.log import log_scores
 from framework.experiments.page import write_report
 from framework.experiments.plan import Plan
 from framework.experiments.plots import write_plots
-from framework.experiments.results import Results, summarise
+from framework.experiments.results import Results, compare_variants
 from framework.experiments.tables import (
     csv_text,
     latex_table,
@@ -91,7 +91,7 @@ def evaluate_run(
         rows = score_cells(scoring, cells)
         write_scores(rows, folder, name)
         variants = list(said["variants"])
-        results = summarise(rows, variants, said["baseline"], name, said["variants"])
+        results = compare_variants(rows, variants, said["baseline"], name, said["variants"])
         write_results(results, folder)
         found.append(results)
     costs = cost_rows(folder, list(said["variants"]))

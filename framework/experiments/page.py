@@ -19,7 +19,7 @@ from framework.config.page import ConceptConfig
 from framework.experiments.cells import Cell
 from framework.experiments.folder import read_cells, read_plan
 from framework.experiments.results import Results
-from framework.experiments.tables import note, read_scores
+from framework.experiments.tables import read_scores, table_note
 from framework.metrics.panel import LOWER, SCORES
 from framework.metrics.protocols import protocol
 from framework.options import fill
@@ -135,7 +135,7 @@ def _protocol(results: Results) -> dict[str, Any]:
     about = protocol(results.protocol)
     return {
         "variants": results.to_dict()["variants"],
-        "note": note(results, "Bold"),
+        "note": table_note(results, "Bold"),
         "about": f"Text: {about.text}. References: {about.references}. Identity encoder sees: "
         f"{about.identity}. CLIP sees: {about.clip}.",
     }

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from framework.experiments.results import Entry, Results
+from framework.experiments.results import Results, ScoreEntry
 from framework.metrics.panel import SCORES
 from framework.runs.atomic import atomic_path
 
@@ -125,7 +125,7 @@ def _plain(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _bars(entry: Entry) -> Any:
+def _bars(entry: ScoreEntry) -> Any:
     mean = entry.mean
     if mean.low is None or mean.high is None:
         return None

@@ -17,7 +17,7 @@ from framework.concepts.folders import write_concept_file
 from framework.experiments.cells import Cell
 from framework.experiments.folder import write_picture
 from framework.experiments.page import first_seeds, write_report
-from framework.experiments.results import summarise
+from framework.experiments.results import compare_variants
 from framework.experiments.tables import csv_text
 from framework.runs.atomic import write_atomic
 
@@ -68,7 +68,9 @@ def page(tmp_path_factory) -> Path:
     write_atomic(root / "cells.csv", csv_text(listed))
     write_atomic(root / "plan.json", json.dumps(said))
     write_atomic(root / "scores" / "corrected.csv", csv_text(rows))
-    return write_report(root, [summarise(rows, list(VARIANTS), "plain", "corrected", VARIANTS)])
+    return write_report(
+        root, [compare_variants(rows, list(VARIANTS), "plain", "corrected", VARIANTS)]
+    )
 
 
 def _made(folder: Path) -> Path:
