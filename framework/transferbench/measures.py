@@ -26,13 +26,25 @@ def regions(mask: Tensor, visible: Tensor) -> dict[str, Tensor]:
 
 
 def colour_error(result: Tensor, truth: Tensor, where: Tensor) -> float:
-    """Mean absolute difference over pixels and channels, in [0, 1]; NaN where there is no pixel."""
+    """Mean absolute difference over pixels and channels, in [0, 1]; NaN where there is no pixel.
+
+    Args:
+        result: (3, S, S).
+        truth: (3, S, S).
+        where: the pixels that count, bool (S, S).
+    """
     difference = (result - truth).abs().mean(dim=0) / 2
     return float(difference[where].mean()) if bool(where.any()) else math.nan
 
 
-def psnr(result: Tensor, truth: Tensor, where: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB over some pixels; NaN where there is none."""
+def region_psnr(result: Tensor, truth: Tensor, where: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB over some pixels; NaN where there is none.
+
+    Args:
+        result: (3, S, S).
+        truth: (3, S, S).
+        where: the pixels that count, bool (S, S).
+    """
     squared = (result - truth).square().mean(dim=0) / 4
     if not bool(where.any()):
         return math.nan

@@ -10,7 +10,7 @@ import torch
 from framework.transferbench.measures import (
     colour_error,
     pattern_contrast,
-    psnr,
+    region_psnr,
     regions,
     removed_share,
     structure_kept,
@@ -37,7 +37,7 @@ def test_the_error_of_black_against_white_is_one():
 def test_psnr_of_a_known_difference():
     where = torch.ones(4, 4, dtype=torch.bool)
     picture = torch.zeros(3, 4, 4)
-    assert psnr(picture + 0.2, picture, where) == pytest.approx(20.0, abs=1e-4)
+    assert region_psnr(picture + 0.2, picture, where) == pytest.approx(20.0, abs=1e-4)
 
 
 def test_contrast_sees_stripes_and_not_the_edge_between_parts():
