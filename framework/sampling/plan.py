@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from framework.interfaces import (
+    BaseMatcher,
     FeatureExtractor,
     Guidance,
     Injector,
     Level,
     MaskProvider,
-    Matcher,
     ReferenceTrajectory,
 )
 
@@ -51,7 +51,7 @@ class Parts:
     trajectory: ReferenceTrajectory
     extractor: FeatureExtractor
     mask: MaskProvider
-    matcher: Matcher
+    matcher: BaseMatcher
     injector: Injector
     guidance: Guidance
 
