@@ -28,6 +28,7 @@ from framework.experiments.folder import LOG, whole, write_picture
 from framework.experiments.options import RunConfig
 from framework.metrics.text import plain_prompt
 from framework.runs.atomic import write_atomic
+from framework.runs.machine import hardware
 from framework.runs.progress import no_progress
 from framework.sampling.cache import CacheConfig, make_cache
 from framework.sampling.cache.store import Cache, MemoryCache
@@ -247,6 +248,7 @@ def note_time(folder: Path, batch: CellBatch, began: float, seconds: float, devi
         "seconds": round(seconds, 4),
         "memory_mib": round(memory_peak(device), 1),
         "device": device,
+        "hardware": hardware(),
         "threads": torch.get_num_threads(),
         "process": os.getpid(),
     }

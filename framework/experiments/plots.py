@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -106,7 +106,8 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
             path = folder / f"{name}{suffix}"
             with atomic_path(path) as temporary:
                 metadata: Mapping[str, Any] = {"Date": None} if suffix == ".svg" else {}
-                figure.savefig(temporary, metadata=metadata, bbox_inches="tight")
+                with rc_context({"svg.hashsalt": "dreammatcher"}):  # equal runs, equal files
+                    figure.savefig(temporary, metadata=metadata, bbox_inches="tight")
             written.append(path)
     return written
 

@@ -51,6 +51,7 @@ class Results:
         scores: those that at least one cell has.
         entries: variant -> score -> entry.
         settings: variant -> what it varies, for plots of a swept option.
+        hardware: what drew the pictures and what scored them, in words; empty where not known.
     """
 
     protocol: str
@@ -59,12 +60,14 @@ class Results:
     scores: tuple[str, ...]
     entries: Mapping[str, Mapping[str, ScoreEntry]]
     settings: Mapping[str, Mapping[str, Any]]
+    hardware: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "protocol": self.protocol,
             "baseline": self.baseline,
+            "hardware": self.hardware,
             "variants": {
                 variant: {name: entry.to_dict() for name, entry in entries.items()}
                 for variant, entries in self.entries.items()

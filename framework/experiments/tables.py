@@ -123,7 +123,8 @@ def table_rows(results: Results) -> list[dict[str, Any]]:
 
 def table_note(results: Results, mark: str) -> str:
     """What the table's signs mean."""
-    return NOTE.format(baseline=results.baseline, protocol=results.protocol, mark=mark)
+    text = NOTE.format(baseline=results.baseline, protocol=results.protocol, mark=mark)
+    return f"{text} {results.hardware}".strip()
 
 
 def _title(name: str) -> str:

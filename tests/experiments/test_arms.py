@@ -11,7 +11,7 @@ SCALE = Scale(0.1, 0.6)
 
 def pair(concept, identity, text, scale=SCALE):
     """Two pictures an arm; the numbers of either arm are those of both its pictures."""
-    cells = [Cell(f"{concept}{i}", "v", concept, 0, "a {}", i, i, f"{i}.png") for i in range(2)]
+    cells = [Cell(f"{concept}{i}", "v", concept, 0, "a {}", i, f"{i}.png") for i in range(2)]
     scores = {
         arm: {"identity": [identity[k]] * 2, "clip_image": [0.5] * 2, "clip_text": [text[k]] * 2}
         for k, arm in enumerate((BASELINE, TREATED))
