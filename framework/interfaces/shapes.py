@@ -39,8 +39,7 @@ def check_type(what: str, value: object, expected: type) -> None:
     """
     if not isinstance(value, expected):
         raise UserError(
-            f"{what} returned {'None' if value is None else f'a {type(value).__name__}'}; expected "
-            f"a {expected.__name__}."
+            f"{what} gave {type(value).__name__}; expected {expected.__name__}. Is a return missing?"
         )
 
 

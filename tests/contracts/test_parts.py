@@ -44,7 +44,7 @@ def test_a_forgotten_return_is_said():
             self.made = height
 
     grid, ones = torch.ones(1, 2, 2, 3), torch.ones(1, 2, 2)
-    with pytest.raises(UserError, match="match returned None; expected a Correspondence"):
+    with pytest.raises(UserError, match="match gave NoneType; expected Correspondence"):
         Forgetful()(Features(grid, grid), Masks(ones, ones))
-    with pytest.raises(UserError, match="Blank.masks returned None; expected a Masks"):
+    with pytest.raises(UserError, match="Blank.masks gave NoneType; expected Masks. Is a"):
         Blank()(2, 2, 1)
