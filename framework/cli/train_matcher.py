@@ -94,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         "seed": args.seed,
     }
     warmup = min(20, args.updates // 4)
-    plan = Optimization(args.updates, args.learning_rate, "cosine", warmup, weight_decay=0.01)
+    plan = Optimization(
+        args.updates, args.learning_rate, "cosine", warmup, weight_decay=0.01, gradient_clip=1.0
+    )
     system = MatchingSystem(
         new_head(width, args.dim, args.blocks, args.seed),
         plan,
