@@ -41,8 +41,9 @@ sampling
 training
 personalizers
 composer
-metrics viz toyworld
+metrics viz toyworld contracts
 matchbench
+transferbench
 costs
 experiments
 cli

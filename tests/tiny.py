@@ -26,6 +26,7 @@ from transformers import (
 from framework.config.sampler import SamplerConfig
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.none import NoGuidance
+from framework.injectors.functional import attention
 from framework.interfaces import INJECTORS
 from framework.interfaces.injector import AttentionInputs
 from framework.masks.cross_attention import CrossAttentionMask
@@ -218,7 +219,9 @@ def attention_inputs(tensors: Sequence[torch.Tensor], grid: tuple[int, int]) -> 
         grid: (H, W).
     """
     names = ("query", "key", "value")
-    return AttentionInputs(*tensors[:3], dict(zip(names, tensors[3:], strict=True)), grid=grid)
+    reference = dict(zip(names, tensors[3:], strict=True))
+    reference["output"] = attention(*tensors[3:])
+    return AttentionInputs(*tensors[:3], reference, grid=grid)
 
 
 def tiny_sampler(
