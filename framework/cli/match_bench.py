@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 #: Default numbers of pairs, so that a run takes two to three minutes on two cores.
 PAIRS = {"world": 56, "images": 32, "spair": 36}
 STEPS = "8"
-SPLIT = "test"
 OUTPUT = "runs/match-bench"
 FILES = ("results.json", "table.md", "pck_over_time.png", "calibration.json")
 
@@ -50,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--images", metavar="DIR", help="synthetic warps of these pictures instead")
     parser.add_argument("--spair", metavar="DIR", help="pairs of SPair-71k, its root, instead")
-    parser.add_argument("--split", metavar="NAME", help="of SPair-71k: trn, val or test (default)")
+    parser.add_argument(
+        "--split", choices=("trn", "val", "test"), help="of SPair-71k (default test)"
+    )
     parser.add_argument(
         "--class-name", metavar="NOUN", default="", help="what --images show, for prompt and masks"
     )
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         source={
             "kind": kind,
             "folder": str(Path(args.images or args.spair or ".").expanduser().resolve()),
-            "split": (args.split or SPLIT) if kind == "spair" else None,
+            "split": (args.split or "test") if kind == "spair" else None,
             "class_name": args.class_name,
             "pairs": pairs,
         },
@@ -117,10 +118,10 @@ def _kind(args: argparse.Namespace) -> str:
     if args.images and args.spair:
         raise UserError("Got --images and --spair; expected at most one of them.")
     kind = "images" if args.images else "spair" if args.spair else "world"
+    if args.split and kind != "spair":
+        raise UserError("--split is of SPair-71k; leave it out without --spair.")
     if args.class_name and kind != "images":
         raise UserError("--class-name says what --images show; leave it out without --images.")
-    if args.split is not None and kind != "spair":
-        raise UserError(f"--split is '{args.split}', which is of SPair-71k; give --spair with it.")
     if args.class_name and not args.class_name.strip():
         raise UserError("--class-name is empty; give the plain noun, e.g. --class-name dog.")
     return kind
@@ -141,7 +142,7 @@ def make_source(
 
     size, grid, seed = observatory.size, observatory.grid, args.seed
     if kind == "spair":
-        return SPairPairs(args.spair, pairs, args.split or SPLIT, seed, size)
+        return SPairPairs(args.spair, pairs, args.split or "test", seed, size)
     if kind == "images":
         prompt = f"a photo of a {args.class_name}" if args.class_name else ""
         targets = min(pairs, len(WARPS))

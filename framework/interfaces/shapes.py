@@ -39,7 +39,8 @@ def check_type(what: str, value: object, expected: type) -> None:
     """
     if not isinstance(value, expected):
         raise UserError(
-            f"{what} gave {type(value).__name__}; expected {expected.__name__}. Is a return missing?"
+            f"{what} gave {type(value).__name__}; expected {expected.__name__}. Is a return "
+            "missing?"
         )
 
 
