@@ -123,6 +123,41 @@ def test_the_python_example_runs(sd1, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "torch.Size([4, 16, 16, 2])\n"
 
 
+#: What makes each command of the README small; everything else is as it stands there.
+SMALL = {
+    "demo": "personalizer.steps=2 sampler.num_inference_steps=6 injector.start_step=2 "
+    "'prompts=[\"a photo of a {}\"]' seeds=[0]",
+    "match-bench": "--pairs 2 --steps 1 sampler.num_inference_steps=6",
+    "train": "personalizer.steps=2",
+    "sample": "sampler.num_inference_steps=6 mask.resolution=8",
+    "list": "",
+}
+
+
+@pytest.mark.slow
+def test_every_command_works_in_its_order(matcher_module, sd1, tmp_path, capsys):
+    """In one folder, as a reader types them; no run stands in the way of the next."""
+    photos(tmp_path / "photos")
+    sd1.save_pretrained("path/to/stable-diffusion")
+    lines = ["dreammatcher demo" if line == "make demo" else line for line in commands()]
+    typed = [shlex.split(line)[1:] for line in lines if line.startswith("dreammatcher")]
+    assert {words[0] for words in typed} == set(SMALL)
+    for words in typed:
+        status = main([*words, *shlex.split(SMALL[words[0]])])
+        assert status == 0, f"{words}\n{capsys.readouterr().err}"
+        assert "warning" not in capsys.readouterr().err.lower()
+    folders = {path.name for path in (tmp_path / "runs" / "demo").iterdir()}
+    assert folders == {
+        "peacock_vase",
+        "peacock_vase-2",
+        "peacock_vase-3",
+        "circus_teapot",
+        "photos",
+    }
+    drawn = sorted(path.name for path in (tmp_path / "runs/sample/photos").glob("*.png"))
+    assert drawn == ["000-0.png", "000-1.png"]
+
+
 def test_sampling_with_the_matcher(matcher_module, sd1, tmp_path):
     photos(tmp_path / "photos")
     sd1.save_pretrained("model")

@@ -251,6 +251,8 @@ def _part_section(kind: str, data: Layer) -> Layer:
         )
     if "${" in name:
         name = resolved(data | {"name": name}, ["name"])["name"]
+        if not isinstance(name, str):
+            raise UserError(f"{kind}.name is {section['name']}, that is {name!r}; expected text.")
     cls = _options_class(kind, name)
     defaults, section = _defaults(cls), dict(section)
     for item in fields(cls):

@@ -13,7 +13,7 @@ from typing import Any
 from framework.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT}
 _MISPLACED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
