@@ -21,7 +21,7 @@ from framework.errors import UserError, check_range
 if TYPE_CHECKING:
     from framework.sampling.sampler import Sampler
     from framework.types import StepTrace
-    from framework.viz.inspect import Look
+    from framework.viz.inspect import StepPage
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +107,11 @@ def choose(text: str, matched: list[int]) -> list[int]:
     return sorted(set(numbers))
 
 
-def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[Look]:
+def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[StepPage]:
     """The conditional half of each recorded step, its predictions decoded."""
-    from framework.concepts.text import fill
+    from framework.concepts.text import fill_prompt
     from framework.types import Features
-    from framework.viz.inspect import Look
+    from framework.viz.inspect import StepPage
     from framework.viz.matches import Match
 
     found = []
@@ -120,7 +120,7 @@ def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[Look]:
             continue
         assert step.reference_clean is not None
         match = Match(
-            caption=fill(prompt, sampler.concept),
+            caption=fill_prompt(prompt, sampler.concept),
             reference=_picture(sampler, step.reference_clean),
             result=_picture(sampler, step.target_clean),
             flow=step.flow[-1].float(),
@@ -131,7 +131,7 @@ def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[Look]:
         if features is not None:
             features = Features(features.target[-1:], features.reference[-1:])
         mask = step.masks.reference[-1].float()
-        found.append(Look(step.step, sampler.evaluations(), match, mask, features))
+        found.append(StepPage(step.step, sampler.evaluations(), match, mask, features))
     return found
 
 

@@ -14,7 +14,7 @@ from framework.types import Concept
 SLOT = "{}"
 
 
-def fill(prompt: str, concept: Concept) -> str:
+def fill_prompt(prompt: str, concept: Concept) -> str:
     """Put the concept into a prompt: ``{}`` becomes "placeholder class".
 
     A prompt that already has the placeholder is returned as it is.

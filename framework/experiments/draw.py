@@ -20,7 +20,7 @@ from torch import Tensor
 
 from framework.backbones.loading import load_pipeline
 from framework.composer import make_sampler
-from framework.concepts.text import SLOT, check_words, fill
+from framework.concepts.text import SLOT, check_words, fill_prompt
 from framework.config.page import Config
 from framework.experiments.batches import Batch, order
 from framework.experiments.cells import Cell, Setting, slug
@@ -87,7 +87,7 @@ class Artist:
         for text in dict.fromkeys(
             [*(cell.prompt for cell in setting.cells), config.sampler.reference_prompt]
         ):
-            check_words(pipe.tokenizer, plain_prompt(fill(text, concept), concept))
+            check_words(pipe.tokenizer, plain_prompt(fill_prompt(text, concept), concept))
         if config.concept.weights is None and concept.placeholder and self.learns:
             config.part("personalizer").check(pipe, concept)
         plain = replace(concept, placeholder="")
@@ -245,7 +245,7 @@ def note_time(folder: Path, batch: Batch, began: float, seconds: float, device: 
         "cells": len(batch.cells),
         "began": began,
         "seconds": round(seconds, 4),
-        "memory_mib": round(peak_memory(device), 1),
+        "memory_mib": round(_peak_memory(device), 1),
         "device": device,
         "threads": torch.get_num_threads(),
         "process": os.getpid(),
@@ -267,7 +267,7 @@ def reset_memory(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory(device: str) -> float:
+def _peak_memory(device: str) -> float:
     """Highest MiB since :func:`reset_memory`: of the accelerator, or of the process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20

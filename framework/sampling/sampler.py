@@ -15,7 +15,7 @@ from framework.concepts.text import (
     check_distinguishable,
     check_words,
     concept_positions,
-    fill,
+    fill_prompt,
     fill_several,
     named_positions,
 )
@@ -156,7 +156,7 @@ class Sampler:
         images = self.model.to_output(torch.cat(results), output_type)
         return SamplerOutput(images=images, trace=merge_traces(traces))
 
-    def fill(self, prompt: str) -> str:
+    def fill_prompt(self, prompt: str) -> str:
         """A prompt with the concept put in, or the concepts it names.
 
         Raises:
@@ -164,7 +164,7 @@ class Sampler:
         """
         if len(self.concepts) > 1:
             return fill_several(prompt, self.concepts)
-        return fill(prompt, self.concept)
+        return fill_prompt(prompt, self.concept)
 
     def positions(self, prompt: str) -> list[list[int]]:
         """Where each concept's tokens stand in a filled prompt; empty for one it does not name.

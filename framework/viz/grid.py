@@ -15,6 +15,7 @@ GAP = 6
 MARGIN = 18
 CAPTION = 46
 NOTE = 20
+TITLE = 84
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ def draw_grid(
         subtitle: under it.
         references: the concept's pictures.
         rows: the arms, each with as many pictures as there are captions.
-        captions: the prompt of each column; or the prompt and a note for this column alone, such
-            as its seed.
+        captions: the prompt of each column; or the prompt and a note, such as the seed.
         side: of each picture in pixels.
         columns: pictures side by side.
 
@@ -65,35 +65,22 @@ def draw_grid(
     Raises:
         UserError: a row has not one picture for each caption, or there is nothing to draw.
     """
-    for row in rows:
-        if len(row.images) != len(captions):
-            raise UserError(
-                f"Row '{row.label}' has {len(row.images)} picture(s) for {len(captions)} "
-                "caption(s); expected one for each."
-            )
-    if not captions or not rows:
-        raise UserError("There is nothing to draw: give at least one row and one caption.")
+    _check(rows, captions)
     texts = [text if isinstance(text, str) else text[0] for text in captions]
     notes = ["" if isinstance(text, str) else text[1] for text in captions]
     columns = min(columns, max(len(captions), len(references[:columns])))
     step = side + GAP
-    bar = 84
     blocks = [range(i, min(i + columns, len(captions))) for i in range(0, len(captions), columns)]
     width = max(2 * MARGIN + LABEL + columns * step - GAP, 760)
     heading = CAPTION + (NOTE if any(notes) else 0)
-    block = heading + len(rows) * step
-    height = bar + MARGIN + step + len(blocks) * (block + MARGIN)
+    height = TITLE + MARGIN + step + len(blocks) * (heading + len(rows) * step + MARGIN)
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.rectangle((0, 0, width, bar), fill=BAR)
-    write(draw, (MARGIN, 10, width - MARGIN, 48), title, 28, bold=True, colour=PAPER, align="left",
-          lines=1)  # fmt: skip
-    write(draw, (MARGIN, 48, width - MARGIN, 76), subtitle, 17, colour=(196, 206, 218),
-          align="left", lines=1)  # fmt: skip
-    top = bar + MARGIN
-    shown = references[:columns]
-    note = "" if len(shown) == len(references) else f"{len(shown)} of {len(references)}"
-    _label(draw, top, side, "References", note or "the real object", SOFT)
+    _title(draw, width, title, subtitle)
+    top = TITLE + MARGIN
+    shown, total = references[:columns], len(references)
+    note = "the real object" if len(shown) == total else f"{len(shown)} of {total}"
+    _label(draw, top, side, "References", note, SOFT)
     _pictures(canvas, shown, top, side)
     top += step
     for indices in blocks:
@@ -103,13 +90,36 @@ def draw_grid(
         for row in rows:
             _label(draw, top, side, row.label, row.note, ACCENT if row.mine else DULL)
             if row.mine:
-                right = MARGIN + LABEL + len(indices) * step - GAP
-                frame = (MARGIN + LABEL - 4, top - 4, right + 3, top + side + 3)
-                draw.rectangle(frame, outline=ACCENT, width=4)
+                _frame(draw, top, side, len(indices))
             _pictures(canvas, [row.images[i] for i in indices], top, side)
             top += step
         top += MARGIN
     return canvas
+
+
+def _check(rows: Sequence[Row], captions: Sequence[str | tuple[str, str]]) -> None:
+    for row in rows:
+        if len(row.images) != len(captions):
+            raise UserError(
+                f"Row '{row.label}' has {len(row.images)} picture(s) for {len(captions)} "
+                "caption(s); expected one for each."
+            )
+    if not captions or not rows:
+        raise UserError("There is nothing to draw: give at least one row and one caption.")
+
+
+def _title(draw: ImageDraw.ImageDraw, width: int, title: str, subtitle: str) -> None:
+    draw.rectangle((0, 0, width, TITLE), fill=BAR)
+    write(draw, (MARGIN, 10, width - MARGIN, 48), title, 28, bold=True, colour=PAPER, align="left",
+          lines=1)  # fmt: skip
+    write(draw, (MARGIN, 48, width - MARGIN, 76), subtitle, 17, colour=(196, 206, 218),
+          align="left", lines=1)  # fmt: skip
+
+
+def _frame(draw: ImageDraw.ImageDraw, top: int, side: int, count: int) -> None:
+    right = MARGIN + LABEL + count * (side + GAP) - GAP
+    box = (MARGIN + LABEL - 4, top - 4, right + 3, top + side + 3)
+    draw.rectangle(box, outline=ACCENT, width=4)
 
 
 def _label(

@@ -31,7 +31,7 @@ _STRANGERS = (
 )
 
 
-def present(path: Path) -> bool:
+def path_exists(path: Path) -> bool:
     """Whether anything is there; a name no system accepts (too long, say) is not."""
     try:
         return path.exists()

@@ -17,7 +17,7 @@ from framework.training.formats.kinds import (
     UnknownWeights,
     file_kind,
 )
-from framework.training.formats.reading import SUFFIXES, present, read_weights
+from framework.training.formats.reading import SUFFIXES, path_exists, read_weights
 
 __all__ = [
     "CUSTOM_DIFFUSION",
@@ -42,7 +42,7 @@ def recognise(path: Path) -> Found:
     Raises:
         UserError: there is nothing, nothing known, several things, or a file that cannot be read.
     """
-    if not present(path):
+    if not path_exists(path):
         raise UserError(
             f"The weights '{str(path)[:200]}' do not exist; give a file or folder that holds "
             f"{KINDS}."
