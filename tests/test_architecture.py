@@ -43,6 +43,7 @@ personalizers
 composer
 metrics viz toyworld
 matchbench
+transferbench
 costs
 experiments
 cli

@@ -26,6 +26,7 @@ from transformers import (
 from framework.config.sampler import SamplerConfig
 from framework.extractors.diffusion import DiffusionFeatures
 from framework.guidance.none import NoGuidance
+from framework.injectors.functional import attention
 from framework.interfaces import INJECTORS
 from framework.interfaces.injector import AttentionInputs
 from framework.masks.cross_attention import CrossAttentionMask
@@ -75,7 +76,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
 
 
-def _text_config(tokenizer: CLIPTokenizer, width: int, projection: int = 32) -> CLIPTextConfig:
+def tiny_text_config(tokenizer: CLIPTokenizer, width: int, projection: int = 32) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -90,7 +91,7 @@ def _text_config(tokenizer: CLIPTokenizer, width: int, projection: int = 32) -> 
     )
 
 
-def _vae() -> AutoencoderKL:
+def tiny_vae() -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         norm_num_groups=4,
@@ -136,8 +137,8 @@ def tiny_sd(seed: int = 0, sample_size: int = 32, version: int = 1) -> StableDif
         norm_num_groups=8,
     ).eval()
     return StableDiffusionPipeline(
-        vae=_vae().eval(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, 32)).eval(),
+        vae=tiny_vae().eval(),
+        text_encoder=CLIPTextModel(tiny_text_config(tokenizer, 32)).eval(),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=_scheduler("v_prediction" if two else "epsilon"),
@@ -167,9 +168,9 @@ def tiny_sdxl(seed: int = 0, sample_size: int = 32) -> StableDiffusionXLPipeline
         norm_num_groups=8,
     ).eval()
     return StableDiffusionXLPipeline(
-        vae=_vae().eval(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, 32)).eval(),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, 32)).eval(),
+        vae=tiny_vae().eval(),
+        text_encoder=CLIPTextModel(tiny_text_config(tokenizer, 32)).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(tiny_text_config(tokenizer, 32)).eval(),
         tokenizer=tokenizer,
         tokenizer_2=tiny_tokenizer(),
         unet=unet,
@@ -218,7 +219,9 @@ def attention_inputs(tensors: Sequence[torch.Tensor], grid: tuple[int, int]) -> 
         grid: (H, W).
     """
     names = ("query", "key", "value")
-    return AttentionInputs(*tensors[:3], dict(zip(names, tensors[3:], strict=True)), grid=grid)
+    reference = dict(zip(names, tensors[3:], strict=True))
+    reference["output"] = attention(*tensors[3:])
+    return AttentionInputs(*tensors[:3], reference, grid=grid)
 
 
 def tiny_sampler(

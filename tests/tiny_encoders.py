@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 from tiny import tiny_tokenizer
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from framework.metrics.encoders import unit_vectors
+from framework.metrics.encoders import normalised
 
 
 def save_clip(folder: Path, seed: int = 0) -> Path:
@@ -69,14 +69,14 @@ def mean_colour(images: list[Image.Image]) -> torch.Tensor:
     if not images:
         return torch.empty(0, 3)
     arrays = [np.array(image.convert("RGB"), dtype=np.float32) for image in images]
-    return unit_vectors(torch.tensor(np.stack([array.mean(axis=(0, 1)) for array in arrays])))
+    return normalised(torch.tensor(np.stack([array.mean(axis=(0, 1)) for array in arrays])))
 
 
 def named_colours(texts: list[str]) -> torch.Tensor:
     """Its text tower: (1, 0, 0) for a text with "red", (0, 1, 0) with "green", else grey."""
     table = {"red": [1.0, 0.0, 0.0], "green": [0.0, 1.0, 0.0]}
     rows = [next((v for k, v in table.items() if k in text), [1.0, 1.0, 1.0]) for text in texts]
-    return unit_vectors(torch.tensor(rows))
+    return normalised(torch.tensor(rows))
 
 
 def flat(colour: tuple[int, int, int], side: int = 32) -> Image.Image:

@@ -57,6 +57,11 @@ class StableDiffusion(Backbone):
                 raise UserError(f"{self.describe()} is not supported: {reason}.")
 
     @property
+    def unet(self) -> Any:
+        """The denoising network."""
+        return self.pipe.unet
+
+    @property
     def device(self) -> torch.device:
         """Device the network computes on, also where it is parked on another meanwhile."""
         return self.pipe._execution_device if self.hooked else super().device

@@ -144,9 +144,9 @@ def run_throughput(config: Config, args: argparse.Namespace) -> int:
     speeds = []
     for number in processes:
         logger.info("Drawing with %d process(es) ...", number)
-        speeds.append(throughput.measure(plan, number))
+        speeds.append(throughput.measure_speed(plan, number))
     folder = Path(args.output or config.output or OUTPUT).expanduser()
-    told = [throughput.table(speeds), throughput.verdict(speeds)]
+    told = [throughput.speed_table(speeds), throughput.aim_sentence(speeds)]
     about = {"speeds": [asdict(each) for each in speeds], "verdict": told[1]}
     write_atomic(folder / "throughput.json", json.dumps(about, indent=2) + "\n")
     print("\n".join(filter(None, told)))

@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
     words = [text for text in args.overrides if not text.startswith("run.")]
     config = load_config([CONFIG, *(args.config or [])], words)
     config = replace(config, output=args.output or config.output)
+    from framework.config.folder import config_folder
     from framework.experiments.arms import arms_plan
     from framework.experiments.ranks import first_rank
     from framework.experiments.run import run_experiment
-    from framework.runs.folder import config_folder
     from framework.training.personalize import one_device
 
     names = chosen_names(args.concepts, config)
@@ -165,13 +165,13 @@ def _check_fresh(folder: Path, resume: bool) -> None:
 def _report(plan: Plan, folder: Path, methods: list[str]) -> None:
     """Write each concept's ``result.json`` and ``grid.png``, then the tables; print them."""
     from framework.experiments.arm_tables import (
+        arms_verdict,
         concepts_table,
         mean_seconds,
         means_of,
         methods_table,
         plain_means,
         sentences,
-        verdict,
     )
     from framework.experiments.arms import read_pairs, results_of
     from framework.runs.atomic import write_atomic
@@ -201,7 +201,7 @@ def _report(plan: Plan, folder: Path, methods: list[str]) -> None:
         content = {
             "concepts": found,
             "mean": plain_means(means[method]),
-            "verdict": verdict(means[method]),
+            "verdict": arms_verdict(means[method]),
         }
     said.append(f"On {about['hardware']}.")
     write_atomic(folder / "table.md", table + "\n" + "\n".join(said) + "\n")

@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     begun = time.perf_counter()
     config = demo_config(args)
     from framework.concepts.folders import load_concept
+    from framework.config.folder import config_folder
     from framework.experiments.arms import arms_plan, learned_before
     from framework.experiments.run import run_experiment
-    from framework.runs.folder import config_folder
     from framework.training.personalize import one_device
 
     one_device(config)

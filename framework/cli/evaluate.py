@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         print_results(found, folder)
         return 0
     from framework.experiments.evaluate import print_results
-    from framework.experiments.images import evaluate_images
+    from framework.experiments.images import Depicted, evaluate_images
 
     if not args.references:
         raise UserError(
@@ -94,10 +94,7 @@ def run(args: argparse.Namespace) -> int:
     found = evaluate_images(
         folder,
         output,
-        references=args.references,
-        class_name=args.class_name,
-        placeholder=args.placeholder or "",
-        prompts=args.prompts,
+        Depicted(args.references, args.class_name, args.placeholder or "", args.prompts),
         baseline=args.baseline,
         protocols=args.protocol or ("corrected",),
         changes=changes,

@@ -21,7 +21,7 @@ from framework.errors import UserError, check_range
 if TYPE_CHECKING:
     from framework.sampling.sampler import Sampler
     from framework.types import StepTrace
-    from framework.viz.inspect import StepPage
+    from framework.viz.inspect import StepLook
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +107,11 @@ def choose(text: str, matched: list[int]) -> list[int]:
     return sorted(set(numbers))
 
 
-def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[StepPage]:
+def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[StepLook]:
     """The conditional half of each recorded step, its predictions decoded."""
     from framework.concepts.text import fill_prompt
     from framework.types import Features
-    from framework.viz.inspect import StepPage
+    from framework.viz.inspect import StepLook
     from framework.viz.matches import Match
 
     found = []
@@ -131,7 +131,7 @@ def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[StepPag
         if features is not None:
             features = Features(features.target[-1:], features.reference[-1:])
         mask = step.masks.reference[-1].float()
-        found.append(StepPage(step.step, sampler.evaluations(), match, mask, features))
+        found.append(StepLook(step.step, sampler.evaluations(), match, mask, features))
     return found
 
 

@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     if own and config.model.path in config.model.notes:
         logger.warning("Note: %s", config.model.notes[config.model.path])
 
+    from framework.config.folder import open_run
     from framework.runs.atomic import write_atomic
-    from framework.runs.folder import open_run
 
     default = Path("runs/sample") / "-".join(each.name for each in _concepts_of(sampler))
     folder = open_run(config, default)

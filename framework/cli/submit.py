@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Submit."""
     from framework.cli.ablate import run_folder
     from framework.experiments.plan import load_plan
-    from framework.experiments.slurm import submit
+    from framework.experiments.slurm import Array, submit
 
     if args.tasks < 1 or args.minutes < 1:
         raise UserError("--tasks and --minutes must be at least 1.")
@@ -51,10 +51,7 @@ def run(args: argparse.Namespace) -> int:
         args.plan,
         args.overrides,
         folder,
-        tasks=args.tasks,
-        cluster=args.cluster,
-        minutes=args.minutes,
-        options=slurm_options(args.slurm),
+        Array(args.tasks, args.cluster, args.minutes, slurm_options(args.slurm)),
     )
     print(f"{len(jobs)} task(s) submitted: {', '.join(job.job_id for job in jobs)}")
     print(f"logs in {folder / 'log' / 'submit'}")

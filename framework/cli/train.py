@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from framework.backbones.loading import load_pipeline
     from framework.concepts.folders import load_concept
-    from framework.runs.folder import open_run
+    from framework.config.folder import open_run
 
     config = config_of(args)
     config = replace(config, output=args.output or config.output)

@@ -69,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
         )
 
     from framework.backbones.loading import load_pipeline
+    from framework.config.folder import open_run
     from framework.matchbench.learn import MatchingSystem, new_head, task_identity, train_head
     from framework.matchbench.lessons import Lessons
     from framework.matchbench.observe import Observatory
-    from framework.runs.folder import open_run
     from framework.training.system import Optimization
     from matchers.learned import save_head
 

@@ -46,7 +46,7 @@ def plain_means(means: Means) -> dict[str, dict[str, Any]]:
     }
 
 
-def verdict(means: Means) -> dict[str, Any]:
+def arms_verdict(means: Means) -> dict[str, Any]:
     """Whether identity rose and the text held.
 
     Returns:
@@ -67,7 +67,7 @@ def verdict(means: Means) -> dict[str, Any]:
 
 def sentences(means: Means) -> list[str]:
     """The verdict in words, one sentence for identity and one for text."""
-    found = verdict(means)
+    found = arms_verdict(means)
     old, new, gap = (means[key]["identity"] for key in (BASELINE, TREATED, "difference"))
     where = "above" if found["identity_above"] else "not above"
     text_old, text_new = (means[key]["clip_text"] for key in (BASELINE, TREATED))

@@ -16,7 +16,7 @@ from framework.experiments.cells import Cell, Setting, slug
 from framework.experiments.draw import weights_folder
 from framework.experiments.folder import LOG
 from framework.experiments.plan import Plan, load_plan
-from framework.experiments.results import Results, summarise
+from framework.experiments.results import Results, compare_variants
 from framework.experiments.run import weights_root
 from framework.experiments.tables import read_scores
 from framework.metrics.panel import SIMILARITIES
@@ -169,7 +169,7 @@ def results_of(plan: Plan, folder: Path, method: str) -> Results:
         for row in read_scores(folder, PROTOCOL)
         if row["variant"] in arms
     ]
-    return summarise(rows, list(ARMS), BASELINE, PROTOCOL)
+    return compare_variants(rows, list(ARMS), BASELINE, PROTOCOL)
 
 
 def learned_before(plan: Plan, folder: Path) -> bool:

@@ -17,7 +17,7 @@ from framework.experiments.cells import Cell, Setting
 
 
 @dataclass(frozen=True)
-class Batch:
+class CellBatch:
     """Cells of one setting that are drawn in one call.
 
     Attributes:
@@ -36,7 +36,7 @@ class Batch:
         return self.cells[0].id
 
 
-def batches_of(settings: Sequence[Setting]) -> list[Batch]:
+def batches_of(settings: Sequence[Setting]) -> list[CellBatch]:
     """Cut every setting's cells into batches of its ``sampler.batch_size``.
 
     Returns:
@@ -47,7 +47,7 @@ def batches_of(settings: Sequence[Setting]) -> list[Batch]:
     for setting in ordered:
         size = setting.config.sampler.batch_size
         for place, start in enumerate(range(0, len(setting.cells), size)):
-            found.append(Batch(setting, place, setting.cells[start : start + size]))
+            found.append(CellBatch(setting, place, setting.cells[start : start + size]))
     return found
 
 
@@ -67,7 +67,7 @@ def order(config: Config) -> tuple[str, str, str]:
     )
 
 
-def cost(batch: Batch) -> float:
+def cost(batch: CellBatch) -> float:
     """Rough relative cost of drawing a batch: network rows over all steps."""
     config = batch.setting.config
     rows = 1.0
@@ -78,7 +78,7 @@ def cost(batch: Batch) -> float:
     return len(batch.cells) * rows * config.sampler.num_inference_steps
 
 
-def share(batches: Sequence[Batch], rank: int, ranks: int) -> list[Batch]:
+def share(batches: Sequence[CellBatch], rank: int, ranks: int) -> list[CellBatch]:
     """The part of one rank: balanced by cost, whole concepts' weights together where that fits.
 
     Groups that share model and weights go as a whole to the rank with the least to do; a group
@@ -87,10 +87,10 @@ def share(batches: Sequence[Batch], rank: int, ranks: int) -> list[Batch]:
     if ranks == 1:
         return list(batches)
     total = sum(map(cost, batches))
-    groups: dict[tuple[str, str], list[Batch]] = {}
+    groups: dict[tuple[str, str], list[CellBatch]] = {}
     for batch in batches:
         groups.setdefault(order(batch.setting.config)[:2], []).append(batch)
-    pieces: list[list[Batch]] = []
+    pieces: list[list[CellBatch]] = []
     few = len(groups) < 2 * ranks
     for group in groups.values():
         size = sum(map(cost, group))
@@ -100,7 +100,7 @@ def share(batches: Sequence[Batch], rank: int, ranks: int) -> list[Batch]:
             pieces.append(group)
     pieces.sort(key=lambda piece: -sum(map(cost, piece)))
     loads = [0.0] * ranks
-    chosen: list[list[Batch]] = [[] for _ in range(ranks)]
+    chosen: list[list[CellBatch]] = [[] for _ in range(ranks)]
     for piece in pieces:
         least = loads.index(min(loads))
         loads[least] += sum(map(cost, piece))

@@ -35,8 +35,8 @@ class Cell:
         prompt_index: place of the prompt in its list.
         prompt: with ``{}`` for the concept.
         seed: as the plan gives it.
-        noise_seed: of the start noise; the same for every variant, whatever the order.
         file: path of the picture inside the run folder.
+        noise_seed: of the start noise; the same for every variant, whatever the order.
     """
 
     id: str
@@ -45,8 +45,8 @@ class Cell:
     prompt_index: int
     prompt: str
     seed: int
-    noise_seed: int
     file: str
+    noise_seed: int = 0
 
     @property
     def pair(self) -> tuple[str, str, int]:

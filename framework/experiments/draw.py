@@ -22,12 +22,13 @@ from framework.backbones.loading import load_pipeline
 from framework.composer import make_sampler
 from framework.concepts.text import SLOT, check_words, fill_prompt
 from framework.config.page import Config
-from framework.experiments.batches import Batch, order
+from framework.experiments.batches import CellBatch, order
 from framework.experiments.cells import Cell, Setting, slug
 from framework.experiments.folder import LOG, whole, write_picture
 from framework.experiments.options import RunConfig
 from framework.metrics.text import plain_prompt
 from framework.runs.atomic import write_atomic
+from framework.runs.machine import hardware
 from framework.runs.progress import no_progress
 from framework.sampling.cache import CacheConfig, make_cache
 from framework.sampling.cache.store import Cache, MemoryCache
@@ -57,7 +58,7 @@ class Artist:
         self._loaded: tuple[str, Callable[[], Any]] | None = None
         self._cache: tuple[CacheConfig, Cache] | None = None
 
-    def draw(self, batch: Batch) -> SamplerOutput:
+    def draw(self, batch: CellBatch) -> SamplerOutput:
         """The pictures of a batch, all of them, with the last matched step."""
         setting = batch.setting
         concept = setting.subject
@@ -215,7 +216,7 @@ def matches_of(result: SamplerOutput, row: int, count: int) -> list[list[float]]
     return found
 
 
-def write_batch(folder: Path, batch: Batch, result: SamplerOutput, run: RunConfig) -> int:
+def write_batch(folder: Path, batch: CellBatch, result: SamplerOutput, run: RunConfig) -> int:
     """Write the pictures of a batch that are not there; how many those were."""
     written = 0
     first = batch.setting.cells[0].seed
@@ -237,7 +238,7 @@ def write_batch(folder: Path, batch: Batch, result: SamplerOutput, run: RunConfi
     return written
 
 
-def note_time(folder: Path, batch: Batch, began: float, seconds: float, device: str) -> None:
+def note_time(folder: Path, batch: CellBatch, began: float, seconds: float, device: str) -> None:
     """``log/batches/<id>.json``: when, how long, how much memory; what a picture is not made of."""
     said = {
         "variant": batch.setting.variant,
@@ -245,15 +246,16 @@ def note_time(folder: Path, batch: Batch, began: float, seconds: float, device: 
         "cells": len(batch.cells),
         "began": began,
         "seconds": round(seconds, 4),
-        "memory_mib": round(_peak_memory(device), 1),
+        "memory_mib": round(memory_peak(device), 1),
         "device": device,
+        "hardware": hardware(),
         "threads": torch.get_num_threads(),
         "process": os.getpid(),
     }
     write_atomic(batch_note(folder, batch), json.dumps(said) + "\n")
 
 
-def batch_note(folder: Path, batch: Batch) -> Path:
+def batch_note(folder: Path, batch: CellBatch) -> Path:
     """Where :func:`note_time` writes."""
     return folder / LOG / "batches" / f"{batch.id}.json"
 
@@ -267,7 +269,7 @@ def reset_memory(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_memory(device: str) -> float:
+def memory_peak(device: str) -> float:
     """Highest MiB since :func:`reset_memory`: of the accelerator, or of the process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20

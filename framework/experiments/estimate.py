@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from framework.errors import UserError
-from framework.experiments.batches import Batch, cost, order
+from framework.experiments.batches import CellBatch, cost, order
 from framework.experiments.draw import Artist, weights_folder
 from framework.experiments.folder import LOG, missing, plan_batches
 from framework.experiments.plan import Plan
@@ -71,10 +71,10 @@ def _range(values: set[int]) -> str:
     return str(min(values)) if len(values) == 1 else f"{min(values)}-{max(values)}"
 
 
-def _untrained(plan: Plan, folder: Path, todo: list[Batch]) -> list[Batch]:
+def _untrained(plan: Plan, folder: Path, todo: list[CellBatch]) -> list[CellBatch]:
     """One batch for each training that is still to be done."""
     root = weights_root(plan, folder)
-    found: dict[Any, Batch] = {}
+    found: dict[Any, CellBatch] = {}
     for batch in todo:
         config, subject = batch.setting.config, batch.setting.subject
         if config.concept.weights is not None or not (subject.placeholder and plan.learn):
@@ -85,10 +85,10 @@ def _untrained(plan: Plan, folder: Path, todo: list[Batch]) -> list[Batch]:
 
 
 def _timed(
-    plan: Plan, folder: Path, todo: list[Batch], untrained: list[Batch], timed: int
+    plan: Plan, folder: Path, todo: list[CellBatch], untrained: list[CellBatch], timed: int
 ) -> list[str]:
     """Hours and disk."""
-    first: dict[str, Batch] = {}
+    first: dict[str, CellBatch] = {}
     for batch in todo:
         first.setdefault(batch.setting.variant, batch)
     by_cost = sorted(first.values(), key=lambda b: cost(b) / len(b.cells))
@@ -130,16 +130,16 @@ def _timed(
     ]
 
 
-def _unlearned(batch: Batch) -> Batch:
+def _unlearned(batch: CellBatch) -> CellBatch:
     """The batch's first cell, of the plain noun: nothing need be learned to time it."""
     setting = replace(batch.setting, subject=replace(batch.setting.subject, placeholder=""))
     cell = batch.cells[0]
     if "{}" not in cell.prompt:
         cell = replace(cell, prompt="a photo of a {}")
-    return Batch(setting, 0, (cell,))
+    return CellBatch(setting, 0, (cell,))
 
 
-def _training(artist: Artist, untrained: list[Batch], scratch: Path) -> tuple[float, float]:
+def _training(artist: Artist, untrained: list[CellBatch], scratch: Path) -> tuple[float, float]:
     """Seconds and bytes of one training, from a few of its steps; zeros where none is to do."""
     if not untrained:
         return 0.0, 0.0

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,7 +23,7 @@ from framework.experiments.log import log_scores
 from framework.experiments.page import write_report
 from framework.experiments.plan import Plan
 from framework.experiments.plots import write_plots
-from framework.experiments.results import Results, summarise
+from framework.experiments.results import Results, compare_variants
 from framework.experiments.tables import (
     csv_text,
     latex_table,
@@ -38,6 +38,7 @@ from framework.metrics.protocols import protocol
 from framework.metrics.scale import other_concepts
 from framework.options import fill
 from framework.runs.atomic import read_json, write_atomic
+from framework.runs.machine import hardware
 from framework.runs.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def evaluate_run(
         rows = score_cells(scoring, cells)
         write_scores(rows, folder, name)
         variants = list(said["variants"])
-        results = summarise(rows, variants, said["baseline"], name, said["variants"])
+        results = compare_variants(rows, variants, said["baseline"], name, said["variants"])
+        results = replace(results, hardware=machines(folder))
         write_results(results, folder)
         found.append(results)
     costs = cost_rows(folder, list(said["variants"]))
@@ -99,8 +101,15 @@ def evaluate_run(
         write_atomic(folder / "results" / "costs.csv", csv_text(costs))
     log_scores(found, folder, log or (run.run.log if run else "csv"))
     if report:
-        write_report(folder, found)
+        write_report(folder, found, costs)
     return found
+
+
+def machines(folder: Path) -> str:
+    """Which hardware drew the pictures of a run, from the log of its batches, and which scores."""
+    notes = [read_json(path) for path in sorted((folder / "log" / "batches").glob("*.json"))]
+    drawn = dict.fromkeys(note["hardware"] for note in notes if note.get("hardware"))
+    return f"Drawn on {' / '.join(drawn) or 'unknown hardware'}; scored on {hardware()}."
 
 
 def cost_rows(folder: Path, variants: Sequence[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from framework.errors import UserError
-from framework.experiments.batches import Batch, batches_of
+from framework.experiments.batches import CellBatch, batches_of
 from framework.experiments.cells import Cell, metadata, slug
 from framework.experiments.plan import Plan
 from framework.experiments.tables import csv_text
@@ -105,7 +105,7 @@ def whole(folder: Path, cell: Cell) -> bool:
     )
 
 
-def missing(folder: Path, batches: Sequence[Batch]) -> list[Batch]:
+def missing(folder: Path, batches: Sequence[CellBatch]) -> list[CellBatch]:
     """The batches of which at least one picture is not there, or not whole."""
     return [b for b in batches if not all(whole(folder, cell) for cell in b.cells)]
 
@@ -124,7 +124,7 @@ def write_picture(folder: Path, cell: Cell, image: Image.Image, extra: dict[str,
     write_atomic(path.with_suffix(".json"), json.dumps(said, sort_keys=True) + "\n")
 
 
-def plan_batches(plan: Plan) -> list[Batch]:
+def plan_batches(plan: Plan) -> list[CellBatch]:
     """All batches of a plan."""
     return batches_of(plan.settings)
 

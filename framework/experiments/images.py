@@ -16,7 +16,7 @@ from framework.config.evaluation import EvaluationConfig
 from framework.config.page import ConceptConfig
 from framework.errors import UserError, unknown_name
 from framework.experiments.evaluate import write_results, write_scores
-from framework.experiments.results import Results, summarise
+from framework.experiments.results import Results, compare_variants
 from framework.metrics.diversity import lpips_distance
 from framework.metrics.loading import load_encoders
 from framework.metrics.panel import SCORES, Panel
@@ -43,14 +43,29 @@ class Picture:
     concept: str
 
 
+@dataclass(frozen=True)
+class Depicted:
+    """What pictures are meant to show, and how that is said.
+
+    Attributes:
+        references: folder of the concept's pictures; or of one such folder for each concept, and
+            then every picture lies in a subfolder called like its concept.
+        class_name: its noun; needed for the text score where no ``concept.yaml`` says it.
+        placeholder: its word in the prompts, taken out before they are compared.
+        prompts: see :func:`read_prompts`.
+    """
+
+    references: str | Path
+    class_name: str | None = None
+    placeholder: str = ""
+    prompts: str | Path | None = None
+
+
 def evaluate_images(
     folder: Path,
     output: Path,
+    subject: Depicted,
     *,
-    references: str | Path,
-    class_name: str | None = None,
-    placeholder: str = "",
-    prompts: str | Path | None = None,
     baseline: str | None = None,
     protocols: Sequence[str] = ("corrected",),
     changes: Mapping[str, Any] | None = None,
@@ -61,11 +76,7 @@ def evaluate_images(
     Args:
         folder: pictures, or subfolders of pictures: a variant each.
         output: where tables go.
-        references: folder of the concept's pictures; or of one such folder for each concept, and
-            then every picture lies in a subfolder called like its concept.
-        class_name: its noun; needed for the text score where no ``concept.yaml`` says it.
-        placeholder: its word in the prompts, taken out before they are compared.
-        prompts: see :func:`read_prompts`.
+        subject: what they show.
         baseline: a variant; default the first.
         protocols: names of protocols.
         changes: options of the evaluation.
@@ -74,33 +85,31 @@ def evaluate_images(
     Returns:
         One for each protocol.
     """
-    places = reference_folders(references)
+    places = reference_folders(subject.references)
     pictures = find_images(folder, output, places)
-    texts = read_prompts(folder, [each.file for each in pictures], prompts)
+    texts = read_prompts(folder, [each.file for each in pictures], subject.prompts)
     told = any(text is not None for text in texts.values())
     variants = list(dict.fromkeys(each.variant for each in pictures))
     first = baseline or variants[0]
     if first not in variants:
         raise unknown_name("subfolder for --baseline", first, variants)
     concepts = {
-        name: _concept(place, name, class_name, placeholder, told)
+        name: _concept(place, name, subject, told)
         for name, place in places.items()
         if any(each.concept == name for each in pictures)
     }
     found = []
     for name in protocols:
         config = protocol(name).apply(EvaluationConfig(**(changes or {})))
-        encoders = load_encoders(config, device)
+        encoders, lpips = load_encoders(config, device), lpips_distance(config.lpips)
         rows: list[dict[str, Any]] = []
         for concept in concepts:
-            panel = Panel(
-                encoders, concepts[concept], config.text, lpips=lpips_distance(config.lpips)
-            )
+            panel = Panel(encoders, concepts[concept], config.text, lpips=lpips)
             for variant in variants:
                 own = [e for e in pictures if (e.concept, e.variant) == (concept, variant)]
                 rows += _score(folder, own, texts, panel) if own else []
         write_scores(rows, output, name)
-        results = summarise(rows, variants, first, name)
+        results = compare_variants(rows, variants, first, name)
         write_results(results, output)
         found.append(results)
     return found
@@ -157,14 +166,16 @@ def find_images(folder: Path, output: Path, places: Mapping[str, Path]) -> list[
     return found
 
 
-def _concept(place: Path, name: str, noun: str | None, placeholder: str, told: bool) -> Concept:
-    noun = noun or read_concept_file(place).get("class_name")
+def _concept(place: Path, name: str, subject: Depicted, told: bool) -> Concept:
+    noun = subject.class_name or read_concept_file(place).get("class_name")
     if told and not noun:
         raise UserError(
             f"The text score needs the plain noun of '{name}': give --class-name NOUN, or write "
             f"'concept.yaml' with 'class_name: NOUN' into '{place}'."
         )
-    section = ConceptConfig(path=str(place), class_name=noun or "thing", placeholder=placeholder)
+    section = ConceptConfig(
+        path=str(place), class_name=noun or "thing", placeholder=subject.placeholder
+    )
     return load_concept(section)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from framework.experiments.batches import Batch
+from framework.experiments.batches import CellBatch
 from framework.experiments.cells import slug
 from framework.experiments.draw import batch_note
 from framework.experiments.folder import LOG, missing
@@ -45,7 +45,7 @@ class Progress(pl.Callback):
         there: pictures of the plan that were there before.
     """
 
-    def __init__(self, folder: Path, batches: Sequence[Batch], there: int) -> None:
+    def __init__(self, folder: Path, batches: Sequence[CellBatch], there: int) -> None:
         self.folder, self.there = folder, there
         self._left = list(batches)
         self._drawn = 0

@@ -15,15 +15,18 @@ from PIL import Image
 
 from framework.concepts.folders import load_concept
 from framework.concepts.images import load_image
+from framework.config.layers import read_yaml
 from framework.config.page import ConceptConfig
-from framework.experiments.cells import Cell
-from framework.experiments.folder import read_cells, read_plan
+from framework.experiments.cells import Cell, slug
+from framework.experiments.folder import VARIANTS, read_cells, read_plan
 from framework.experiments.results import Results
-from framework.experiments.tables import note, read_scores
-from framework.metrics.panel import LOWER, SCORES
+from framework.experiments.tables import read_scores, table_note
+from framework.metrics.panel import LOWER, NEUTRAL, SCORES
 from framework.metrics.protocols import protocol
 from framework.options import fill
 from framework.runs.atomic import write_atomic
+from framework.runs.folder import flattened
+from framework.runs.machine import versions
 from framework.types import Concept
 from framework.viz.matches import sized_reference
 
@@ -32,14 +35,22 @@ TEMPLATE = "page.html.j2"
 #: Longest side of a picture in the page, and how many pictures a page takes at most.
 SIDE = 256
 MOST = 2400
+#: Options that differ between variants and say nothing of them.
+NOT_OF_INTEREST = ("output", "concept.name")
 
 
-def write_report(folder: Path, found: Sequence[Results], most: int = MOST) -> Path:
+def write_report(
+    folder: Path,
+    found: Sequence[Results],
+    costs: Sequence[Mapping[str, Any]] = (),
+    most: int = MOST,
+) -> Path:
     """Write the report of a scored run.
 
     Args:
         folder: of the run.
         found: results, one for each protocol.
+        costs: rows of seconds and memory, one for each variant.
         most: pictures in the page; of a larger run the first seeds of every prompt are shown.
 
     Returns:
@@ -61,6 +72,7 @@ def write_report(folder: Path, found: Sequence[Results], most: int = MOST) -> Pa
         "scores": {name: SCORES[name] for each in found for name in each.scores},
         "order": [n for n in SCORES if any(n in each.scores for each in found)],
         "lower": list(LOWER),
+        "neutral": list(NEUTRAL),
         "protocols": {each.protocol: _protocol(each) for each in found},
         "cells": scored,
         "pictures": pictures,
@@ -81,9 +93,34 @@ def write_report(folder: Path, found: Sequence[Results], most: int = MOST) -> Pa
         concepts=list(concepts),
         prompts=list(dict.fromkeys(cell.prompt for cell in everything)),
         plots=_plots(folder, found),
+        differences=differing_options(folder, said["variants"]),
+        costs=costs,
+        versions=versions(),
+        hardware=found[0].hardware if found else "",
         data=data,
     )
     return write_atomic(folder / NAME, page)
+
+
+def differing_options(
+    folder: Path, variants: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[str]]:
+    """The options in which the variants' resolved configurations differ.
+
+    Args:
+        folder: of the run; holds a file for each variant.
+        variants: name -> what it varies, for a run that has no such files.
+
+    Returns:
+        Key -> its value in each variant, in their order; empty where a variant has not the option.
+    """
+    flat: list[dict[str, Any]] = []
+    for name, values in variants.items():
+        file = folder / VARIANTS / f"{slug(name)}.yaml"
+        flat.append(flattened(read_yaml(file)) if file.is_file() else dict(values))
+    keys = dict.fromkeys(key for options in flat for key in options if key not in NOT_OF_INTEREST)
+    rows = {key: [str(options.get(key, "")) for options in flat] for key in keys}
+    return {key: row for key, row in rows.items() if len(set(row)) > 1}
 
 
 def first_seeds(cells: Sequence[Cell], most: int) -> list[Cell]:
@@ -135,7 +172,7 @@ def _protocol(results: Results) -> dict[str, Any]:
     about = protocol(results.protocol)
     return {
         "variants": results.to_dict()["variants"],
-        "note": note(results, "Bold"),
+        "note": table_note(results, "Bold"),
         "about": f"Text: {about.text}. References: {about.references}. Identity encoder sees: "
         f"{about.identity}. CLIP sees: {about.clip}.",
     }

@@ -37,7 +37,7 @@ from framework.experiments.axes import Variant, check_count
 from framework.experiments.cells import Cell, Setting
 from framework.experiments.options import RunConfig, placed
 from framework.experiments.plan_file import read_plan_file
-from framework.experiments.subjects import Subjects, check_unique_files, concepts_of
+from framework.experiments.subjects import Subjects, check_unique_files, plan_concepts
 from framework.experiments.variants import Resolver, check_distinct, variants_of
 from framework.metrics.protocols import PROTOCOLS
 from framework.training.personalize import one_device
@@ -105,7 +105,7 @@ def load_plan(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
     configs = {each.name: resolver.resolve(each) for each in variants}
     check_distinct(configs)
     first = next(iter(configs.values()))
-    entries = concepts_of(said.concepts, first.concept.library)
+    entries = plan_concepts(said.concepts, first.concept.library)
     check_count(len(variants) * len(entries) * len(said.seeds))
     run = placed(said.run, first.model.device)
     subjects = Subjects(said)

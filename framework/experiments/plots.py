@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from framework.experiments.results import Entry, Results
+from framework.experiments.results import Results, ScoreEntry
 from framework.metrics.panel import SCORES
 from framework.runs.atomic import atomic_path
 
@@ -106,7 +106,8 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
             path = folder / f"{name}{suffix}"
             with atomic_path(path) as temporary:
                 metadata: Mapping[str, Any] = {"Date": None} if suffix == ".svg" else {}
-                figure.savefig(temporary, metadata=metadata, bbox_inches="tight")
+                with rc_context({"svg.hashsalt": "dreammatcher"}):  # equal runs, equal files
+                    figure.savefig(temporary, metadata=metadata, bbox_inches="tight")
             written.append(path)
     return written
 
@@ -125,7 +126,7 @@ def _plain(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _bars(entry: Entry) -> Any:
+def _bars(entry: ScoreEntry) -> Any:
     mean = entry.mean
     if mean.low is None or mean.high is None:
         return None

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
 
 from framework.errors import UserError
-from framework.experiments.batches import Batch, share
+from framework.experiments.batches import CellBatch, share
 from framework.experiments.draw import Artist, note_time, reset_memory, write_batch
 from framework.experiments.folder import missing
 from framework.experiments.options import RunConfig
@@ -25,20 +25,20 @@ from framework.types import SamplerOutput
 class Batches(Dataset):
     """Batches by number."""
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
+    def __init__(self, batches: Sequence[CellBatch]) -> None:
         self.batches = list(batches)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> CellBatch:
         return self.batches[index]
 
 
 class ShareSampler:
     """The numbers of one rank's batches, in order; may be empty, and ranks may differ in length."""
 
-    def __init__(self, batches: Sequence[Batch], rank: int, ranks: int) -> None:
+    def __init__(self, batches: Sequence[CellBatch], rank: int, ranks: int) -> None:
         place = {batch.id: number for number, batch in enumerate(batches)}
         self.numbers = [place[batch.id] for batch in share(batches, rank, ranks)]
 
@@ -61,7 +61,9 @@ class AblationModule(pl.LightningModule):
         batches: what is missing.
     """
 
-    def __init__(self, plan: Plan, folder: Path, weights: Path, batches: Sequence[Batch]) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path, weights: Path, batches: Sequence[CellBatch]
+    ) -> None:
         super().__init__()
         # The end of a resumed run: fewer batches than ranks. (Lightning sets it on the instance.)
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -92,7 +94,7 @@ class AblationModule(pl.LightningModule):
         """Nothing to move: a batch is a description."""
         return batch
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> SamplerOutput | None:
+    def predict_step(self, batch: CellBatch, batch_idx: int = 0) -> SamplerOutput | None:
         """Draw a batch, unless another run has drawn it meanwhile or one of the processes failed.
 
         Raises:
@@ -143,7 +145,7 @@ class PictureWriter(BasePredictionWriter):
         pl_module: pl.LightningModule,
         prediction: SamplerOutput | None,
         batch_indices: Sequence[int] | None,
-        batch: Batch,
+        batch: CellBatch,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:

@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScoreEntry:
     """One score of one variant.
 
     Attributes:
@@ -51,20 +51,23 @@ class Results:
         scores: those that at least one cell has.
         entries: variant -> score -> entry.
         settings: variant -> what it varies, for plots of a swept option.
+        hardware: what drew the pictures and what scored them, in words; empty where not known.
     """
 
     protocol: str
     baseline: str
     variants: tuple[str, ...]
     scores: tuple[str, ...]
-    entries: Mapping[str, Mapping[str, Entry]]
+    entries: Mapping[str, Mapping[str, ScoreEntry]]
     settings: Mapping[str, Mapping[str, Any]]
+    hardware: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "protocol": self.protocol,
             "baseline": self.baseline,
+            "hardware": self.hardware,
             "variants": {
                 variant: {name: entry.to_dict() for name, entry in entries.items()}
                 for variant, entries in self.entries.items()
@@ -72,7 +75,7 @@ class Results:
         }
 
 
-def summarise(
+def compare_variants(
     rows: Sequence[Row],
     variants: Sequence[str],
     baseline: str,
@@ -98,7 +101,7 @@ def summarise(
         }
         for variant in variants
     }
-    entries: dict[str, dict[str, Entry]] = {}
+    entries: dict[str, dict[str, ScoreEntry]] = {}
     for variant in variants:
         entries[variant] = {}
         for name, mean in means[variant].items():
@@ -110,7 +113,9 @@ def summarise(
             clear = None
             if difference is not None and difference.low is not None:
                 clear = difference.low > 0 or (difference.high or 0) < 0
-            entries[variant][name] = Entry(mean, difference, _best(name, variant, means), clear)
+            entries[variant][name] = ScoreEntry(
+                mean, difference, _best(name, variant, means), clear
+            )
     return Results(protocol, baseline, tuple(variants), tuple(scores), entries, settings or {})
 
 

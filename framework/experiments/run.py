@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from framework.backbones.loading import pick_device
 from framework.config.resources import resolve_path
 from framework.errors import UserError, first_line
-from framework.experiments.batches import Batch
+from framework.experiments.batches import CellBatch
 from framework.experiments.cells import Setting
 from framework.experiments.draw import Artist
 from framework.experiments.evaluate import evaluate_run
@@ -102,7 +102,7 @@ def check_machine(plan: Plan) -> None:
         check_picture_size(config.sampler.height or 8, config.sampler.width or 8)
 
 
-def rehearse(plan: Plan, todo: Sequence[Batch]) -> None:
+def rehearse(plan: Plan, todo: Sequence[CellBatch]) -> None:
     """Run every variant's parts together once; see :meth:`Artist.rehearse`.
 
     Raises:
@@ -142,7 +142,9 @@ def run_device(run: RunConfig) -> torch.device:
     return torch.device("cuda", int(first))
 
 
-def run_plan(plan: Plan, folder: Path | RunFolder, batches: Sequence[Batch] | None = None) -> int:
+def run_plan(
+    plan: Plan, folder: Path | RunFolder, batches: Sequence[CellBatch] | None = None
+) -> int:
     """Draw what is missing of a plan.
 
     Args:

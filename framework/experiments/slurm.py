@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from framework.experiments.batches import share
 from framework.experiments.folder import LOG, missing, open_folder, plan_batches
 from framework.experiments.plan import Plan, load_plan
 from framework.experiments.plan_file import plan_file
+from framework.experiments.run import run_plan
 
 #: Set by SLURM inside an allocation; a task that does not start ranks itself must not see them.
 _SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_NAME")
@@ -37,8 +38,6 @@ class Task:
 
     def __call__(self) -> int:
         """Draw this task's part of what the plan has; how many pictures were missing."""
-        from framework.experiments.run import run_plan
-
         for name in _SLURM:  # Lightning would take them for ranks of one run
             os.environ.pop(name, None)
         plan = load_plan(self.plan, self.overrides)
@@ -54,16 +53,29 @@ class Task:
         return DelayedSubmission(self)
 
 
+@dataclass(frozen=True)
+class Array:
+    """How a plan is submitted.
+
+    Attributes:
+        tasks: at most so many; fewer if fewer batches are missing.
+        cluster: ``slurm`` or ``local``.
+        minutes: time limit of a task.
+        options: SLURM's, e.g. ``partition``.
+    """
+
+    tasks: int
+    cluster: str = "slurm"
+    minutes: int = 240
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
 def submit(
     plan: Plan,
     source: str | Path,
     overrides: Sequence[str],
     folder: Path,
-    *,
-    tasks: int,
-    cluster: str = "slurm",
-    minutes: int = 240,
-    options: Mapping[str, str] | None = None,
+    array: Array,
 ) -> list[Any]:
     """Submit what is missing.
 
@@ -72,10 +84,7 @@ def submit(
         source: its file or name, read again by the tasks.
         overrides: of the plan.
         folder: of the run, on a file system that all nodes share.
-        tasks: at most so many; fewer if fewer batches are missing.
-        cluster: ``slurm`` or ``local``.
-        minutes: time limit.
-        options: SLURM's, e.g. ``partition``.
+        array: how it is submitted.
 
     Returns:
         submitit's jobs.
@@ -97,14 +106,18 @@ def submit(
             f"All {len(plan.cells)} pictures of the plan are in '{folder}' already; score them "
             "with 'dreammatcher ablate' and the same arguments."
         )
-    count = min(tasks, len(todo))
+    count = min(array.tasks, len(todo))
     try:
-        executor = submitit.AutoExecutor(folder=folder / LOG / "submit" / "%j", cluster=cluster)
+        executor = submitit.AutoExecutor(
+            folder=folder / LOG / "submit" / "%j", cluster=array.cluster
+        )
     except RuntimeError as error:
-        raise UserError(f"There is no {cluster} here: {error} Try --cluster local.") from error
-    executor.update_parameters(name=f"dm-{plan.name}"[:32], timeout_min=minutes)
-    if cluster == "slurm":
-        executor.update_parameters(**{f"slurm_{key}": value for key, value in _own(options)})
+        raise UserError(
+            f"There is no {array.cluster} here: {error} Try --cluster local."
+        ) from error
+    executor.update_parameters(name=f"dm-{plan.name}"[:32], timeout_min=array.minutes)
+    if array.cluster == "slurm":
+        executor.update_parameters(**{f"slurm_{key}": value for key, value in _own(array.options)})
     path = str(plan_file(source).resolve())
     parts = [Task(path, overrides, folder, part, count) for part in range(count)]
     jobs: list[Any] = []
@@ -113,10 +126,10 @@ def submit(
     return jobs
 
 
-def _own(options: Mapping[str, str] | None) -> list[tuple[str, Any]]:
+def _own(options: Mapping[str, str]) -> list[tuple[str, Any]]:
     names = {"gpus": "gres", "gpu": "gres"}
     found: list[tuple[str, Any]] = []
-    for key, value in (options or {}).items():
+    for key, value in options.items():
         if key in names:
             found.append((names[key], f"gpu:{value}"))
         else:

@@ -63,7 +63,7 @@ class Subjects:
         return _setting(variant, name, concept, config, prompts, self.said)
 
 
-def concepts_of(said: Any, library: str) -> dict[str, dict[str, Any]]:
+def plan_concepts(said: Any, library: str) -> dict[str, dict[str, Any]]:
     """The plan's concepts by name, each with what the plan says of it.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from framework.experiments.results import Entry, Results
+from framework.experiments.results import Results, ScoreEntry
 from framework.metrics.panel import LOWER, SCORES
 
 NOTE = (
@@ -52,7 +52,7 @@ def text_table(results: Results) -> str:
     widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
     rule = "  ".join("-" * width for width in widths)
     told = [_padded(header, widths), rule, *[_padded(row, widths) for row in lines]]
-    return "\n".join([*told, "", note(results, "*")]) + "\n"
+    return "\n".join([*told, "", table_note(results, "*")]) + "\n"
 
 
 def markdown_table(results: Results) -> str:
@@ -67,14 +67,14 @@ def markdown_table(results: Results) -> str:
             below = "" if variant == results.baseline else f"<br>{_difference(entry)}"
             cells.append(_mean(entry, "**", "**") + below)
         rows.append(_row([variant, *cells]))
-    return "\n".join([*rows, "", note(results, "Bold")]) + "\n"
+    return "\n".join([*rows, "", table_note(results, "Bold")]) + "\n"
 
 
 def latex_table(results: Results) -> str:
     """A ``tabular`` with booktabs rules."""
     columns = "l" + "c" * len(results.scores)
     lines = [
-        "% " + note(results, "Bold").replace("%", r"\%"),
+        "% " + table_note(results, "Bold").replace("%", r"\%"),
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(["", *[_tex(_title(name)) for name in results.scores]]) + r" \\",
@@ -121,16 +121,17 @@ def table_rows(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def note(results: Results, mark: str) -> str:
+def table_note(results: Results, mark: str) -> str:
     """What the table's signs mean."""
-    return NOTE.format(baseline=results.baseline, protocol=results.protocol, mark=mark)
+    text = NOTE.format(baseline=results.baseline, protocol=results.protocol, mark=mark)
+    return f"{text} {results.hardware}".strip()
 
 
 def _title(name: str) -> str:
     return SCORES[name] + (" (less)" if name in LOWER else "")
 
 
-def _mean(entry: Entry | None, before: str, after: str, tex: bool = False) -> str:
+def _mean(entry: ScoreEntry | None, before: str, after: str, tex: bool = False) -> str:
     if entry is None:
         return "--" if tex else "-"
     text = str(entry.mean)
@@ -139,7 +140,7 @@ def _mean(entry: Entry | None, before: str, after: str, tex: bool = False) -> st
     return f"{before}{text}{after}" if entry.best else text
 
 
-def _difference(entry: Entry | None, tex: bool = False) -> str:
+def _difference(entry: ScoreEntry | None, tex: bool = False) -> str:
     if entry is None or entry.difference is None:
         return "-"
     gap = entry.difference

@@ -82,7 +82,7 @@ def throughput_plan(config: Config, batches: int, pictures: int) -> dict[str, An
     }
 
 
-def measure(plan: dict[str, Any], processes: int) -> Speed:
+def measure_speed(plan: dict[str, Any], processes: int) -> Speed:
     """Draw a plan into a scratch folder with so many processes of one thread each.
 
     Raises:
@@ -133,7 +133,7 @@ def speed_of(notes: Sequence[dict[str, Any]], processes: int) -> Speed:
     return Speed(processes, pictures / (end - start), end - start)
 
 
-def table(speeds: Sequence[Speed]) -> str:
+def speed_table(speeds: Sequence[Speed]) -> str:
     """The speeds as Markdown, each beside the first."""
     lines = [
         "| processes | images a second | times the first | measured for |",
@@ -145,7 +145,7 @@ def table(speeds: Sequence[Speed]) -> str:
     return "\n".join(lines)
 
 
-def verdict(speeds: Sequence[Speed]) -> str:
+def aim_sentence(speeds: Sequence[Speed]) -> str:
     """Whether two processes reach the aim, where one and two were measured; else nothing."""
     rates = {each.processes: each.rate for each in speeds}
     if not {1, 2} <= set(rates):

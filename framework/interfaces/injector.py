@@ -49,7 +49,7 @@ class InjectorConfig(PartConfig):
 
 
 #: What an injector may name in :attr:`Injector.uses`.
-TENSORS = ("query", "key", "value", "hidden_state", "cross_attention")
+TENSORS = ("query", "key", "value", "output", "hidden_state", "cross_attention")
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class AttentionInputs:
     Attributes:
         query, key, value: of the targets, (B, heads, H * W, d).
         reference: what :attr:`Injector.uses` names of the reference, repeated beside each target:
-            ``query``, ``key`` and ``value``, (B, heads, H * W, d); ``hidden_state``, what the layer
-            is given, (B, H * W, C); ``cross_attention``, the mean over heads of the map of the last
-            cross-attention layer of this grid before it, (B, H * W, tokens), absent if there is
-            none.
+            ``query``, ``key`` and ``value``, (B, heads, H * W, d); ``output``, what its own plain
+            attention gives, likewise; ``hidden_state``, what the layer is given, (B, H * W, C);
+            ``cross_attention``, the mean over heads of the map of the last cross-attention layer of
+            this grid before it, (B, H * W, tokens), absent if there is none.
         grid: (H, W).
         scale: factor on the attention logits; None is 1 / sqrt(d).
         target: ``hidden_state`` and ``cross_attention`` of the targets, where ``uses`` names them.

@@ -1,4 +1,4 @@
-"""Encoders: pictures or texts -> unit vectors. Any callable of that form serves as one."""
+"""Encoders: pictures or texts -> normalised vectors. Any callable of that form serves as one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TextsToVectors: TypeAlias = Callable[[Sequence[str]], Tensor]
 """Texts -> (n, D), float32, L2-normalised, on the CPU."""
 
 
-def unit_vectors(vectors: Tensor) -> Tensor:
+def normalised(vectors: Tensor) -> Tensor:
     """L2-normalise (..., D) over the last axis, as float32 on the CPU; a zero vector stays zero."""
     plain = vectors.detach().float().cpu()
     return plain / plain.norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -52,7 +52,7 @@ class _Encoder:
     def __call__(self, items: Sequence[Any]) -> Tensor:
         """Items -> (n, D), float32, L2-normalised, on the CPU; (0, 0) without items."""
         chunks = [
-            unit_vectors(self._encode(list(items[start : start + self.batch_size])))
+            normalised(self._encode(list(items[start : start + self.batch_size])))
             for start in range(0, len(items), self.batch_size)
         ]
         return torch.cat(chunks) if chunks else torch.empty(0, 0)

@@ -53,11 +53,11 @@ def load_encoders(config: EvaluationConfig, device: torch.device | str = "cpu") 
     Raises:
         UserError: one of them cannot be loaded.
     """
-    clip_image, clip_text = load_clip(config, device)
-    return Encoders(load_identity(config, device), clip_image, clip_text)
+    clip_image, clip_text = clip_encoders(config, device)
+    return Encoders(identity_encoder(config, device), clip_image, clip_text)
 
 
-def load_clip(
+def clip_encoders(
     config: EvaluationConfig, device: torch.device | str = "cpu"
 ) -> tuple[ImageEncoder, TextEncoder]:
     """CLIP's two towers from ``evaluation.clip``.
@@ -91,7 +91,9 @@ def load_clip(
     )
 
 
-def load_identity(config: EvaluationConfig, device: torch.device | str = "cpu") -> IdentityEncoder:
+def identity_encoder(
+    config: EvaluationConfig, device: torch.device | str = "cpu"
+) -> IdentityEncoder:
     """The identity encoder from ``evaluation.identity``: a timm or a transformers model.
 
     A local folder is transformers' if its ``config.json`` has a ``model_type``, else timm's; a name

@@ -7,8 +7,6 @@ and needs no weights; it is rough, and the same for every method compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image
@@ -162,8 +160,3 @@ def cut_out(image: Image.Image, mask: Tensor, margin: float = 0.1) -> Image.Imag
     square = Image.new("RGB", (max(1, round(side)),) * 2, GREY)
     square.paste(alone, (round(side / 2 - x), round(side / 2 - y)))
     return square
-
-
-def masks_of(images: Sequence[Image.Image]) -> list[Tensor]:
-    """The estimated mask of each picture."""
-    return [subject_mask(image) for image in images]

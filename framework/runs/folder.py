@@ -12,13 +12,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from framework.config.page import Config, to_plain
 from framework.errors import UserError
 from framework.runs.atomic import write_atomic
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
 #: Settings that say where and how, not what: a run may go on with other values of these.
 FREE_KEYS = (
     "output", "sampler.batch_size",
@@ -118,29 +116,6 @@ class RunFolder:
                 logger.info("%s is taken; this one goes to %s.", self.path, candidate.path)
                 return candidate
         raise AssertionError  # pragma: no cover - counting does not end
-
-
-def config_folder(config: Config, default: Path | str) -> RunFolder:
-    """The folder of a run that one configuration describes.
-
-    Args:
-        config: written as ``config.yaml``; its ``output`` names the folder, and then the folder
-            must not hold another run.
-        default: the folder otherwise; where it is taken, the next one by number.
-    """
-    given = config.output is not None
-    path = Path(config.output or default).expanduser()
-    folder = RunFolder(path, CONFIG_FILE, to_plain(config), config.to_yaml())
-    return folder if given else folder.free()
-
-
-def open_run(config: Config, default: Path | str) -> Path:
-    """Open the folder of :func:`config_folder`.
-
-    Raises:
-        UserError: see :meth:`RunFolder.open`.
-    """
-    return config_folder(config, default).open()
 
 
 def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:

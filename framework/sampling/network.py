@@ -19,6 +19,8 @@ from framework.types import Layout, Masks
 PROJECTED = ("query", "key", "value")
 GIVEN = (*PROJECTED, "hidden_state")
 CROSS_ATTENTION = "cross_attention"
+#: The reference's own attention output.
+OUTPUT = "output"
 
 
 class Shown(Protocol):
@@ -179,10 +181,11 @@ class Network:
         """What a matched layer gives, (rows, heads, H * W, d)."""
         if self._recording is not None:
             run, recorded = self._recording
+            output = layer.plain()
             if layer.name in run.layers:
-                seen, uses = self._seen(layer), run.parts.injector.uses
+                seen, uses = {**self._seen(layer), OUTPUT: output}, run.parts.injector.uses
                 recorded.update({f"{layer.name}/{n}": seen[n] for n in uses if n in seen})
-            return layer.plain()
+            return output
         runs = [run for run in self.runs if run.acts_in(layer.name)] if self._injecting else []
         if not runs:
             return layer.plain()

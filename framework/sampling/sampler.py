@@ -156,7 +156,7 @@ class Sampler:
         images = self.model.to_output(torch.cat(results), output_type)
         return SamplerOutput(images=images, trace=merge_traces(traces))
 
-    def fill_prompt(self, prompt: str) -> str:
+    def fill(self, prompt: str) -> str:
         """A prompt with the concept put in, or the concepts it names.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -76,16 +77,27 @@ def _shorten(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
     return text.rstrip(" ,") + "…"
 
 
+@dataclass(frozen=True)
+class Style:
+    """How a text is written.
+
+    Attributes:
+        size: of the font in pixels.
+        bold: the bold cut.
+        colour: of the text.
+        left: written from the left edge, not in the middle.
+        lines: at most so many.
+    """
+
+    size: int
+    bold: bool = False
+    colour: tuple[int, int, int] = INK
+    left: bool = False
+    lines: int = 2
+
+
 def write(
-    draw: ImageDraw.ImageDraw,
-    box: tuple[int, int, int, int],
-    text: str,
-    size: int,
-    *,
-    bold: bool = False,
-    colour: tuple[int, int, int] = INK,
-    align: str = "centre",
-    lines: int = 2,
+    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], text: str, style: Style
 ) -> None:
     """Write a text into a box, wrapped and centred vertically.
 
@@ -93,18 +105,14 @@ def write(
         draw: where to.
         box: left, top, right, bottom in pixels.
         text: the text.
-        size: of the font in pixels.
-        bold: the bold cut.
-        colour: of the text.
-        align: ``left`` or ``centre``.
-        lines: at most so many.
+        style: how.
     """
     left, top, right, bottom = box
-    face = font(size, bold)
-    rows = wrap(text, face, right - left, lines)
-    step = round(size * 1.3)
-    y = top + (bottom - top - step * len(rows)) / 2 + (step - size) / 2
+    face = font(style.size, style.bold)
+    rows = wrap(text, face, right - left, style.lines)
+    step = round(style.size * 1.3)
+    y = top + (bottom - top - step * len(rows)) / 2 + (step - style.size) / 2
     for row in rows:
-        x = left if align == "left" else left + (right - left - face.getlength(row)) / 2
-        draw.text((x, y), row, font=face, fill=colour)
+        x = left if style.left else left + (right - left - face.getlength(row)) / 2
+        draw.text((x, y), row, font=face, fill=style.colour)
         y += step

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from framework.errors import UserError
-from framework.viz.canvas import ACCENT, BAR, DULL, INK, PAPER, SOFT, thumbnail, write
+from framework.viz.canvas import ACCENT, BAR, DULL, INK, PAPER, SOFT, Style, thumbnail, write
 
 LABEL = 190
 GAP = 6
 MARGIN = 18
 CAPTION = 46
 NOTE = 20
-TITLE = 84
+BAR_HEIGHT = 84
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,21 @@ def draw_grid(
     Raises:
         UserError: a row has not one picture for each caption, or there is nothing to draw.
     """
-    _check(rows, captions)
+    _check(rows, len(captions))
     texts = [text if isinstance(text, str) else text[0] for text in captions]
     notes = ["" if isinstance(text, str) else text[1] for text in captions]
     columns = min(columns, max(len(captions), len(references[:columns])))
-    step = side + GAP
+    step, heading = side + GAP, CAPTION + (NOTE if any(notes) else 0)
     blocks = [range(i, min(i + columns, len(captions))) for i in range(0, len(captions), columns)]
     width = max(2 * MARGIN + LABEL + columns * step - GAP, 760)
-    heading = CAPTION + (NOTE if any(notes) else 0)
-    height = TITLE + MARGIN + step + len(blocks) * (heading + len(rows) * step + MARGIN)
+    height = BAR_HEIGHT + MARGIN + step + len(blocks) * (heading + len(rows) * step + MARGIN)
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     _title(draw, width, title, subtitle)
-    top = TITLE + MARGIN
-    shown, total = references[:columns], len(references)
-    note = "the real object" if len(shown) == total else f"{len(shown)} of {total}"
-    _label(draw, top, side, "References", note, SOFT)
+    top = BAR_HEIGHT + MARGIN
+    shown = references[:columns]
+    count = "" if len(shown) == len(references) else f"{len(shown)} of {len(references)}"
+    _label(draw, top, side, "References", count or "the real object", SOFT)
     _pictures(canvas, shown, top, side)
     top += step
     for indices in blocks:
@@ -88,38 +87,45 @@ def draw_grid(
         _notes(draw, [notes[i] for i in indices], top + CAPTION, side)
         top += heading
         for row in rows:
-            _label(draw, top, side, row.label, row.note, ACCENT if row.mine else DULL)
-            if row.mine:
-                _frame(draw, top, side, len(indices))
-            _pictures(canvas, [row.images[i] for i in indices], top, side)
+            _row(canvas, draw, row, indices, top, side)
             top += step
         top += MARGIN
     return canvas
 
 
-def _check(rows: Sequence[Row], captions: Sequence[str | tuple[str, str]]) -> None:
+def _check(rows: Sequence[Row], columns: int) -> None:
     for row in rows:
-        if len(row.images) != len(captions):
+        if len(row.images) != columns:
             raise UserError(
-                f"Row '{row.label}' has {len(row.images)} picture(s) for {len(captions)} "
+                f"Row '{row.label}' has {len(row.images)} picture(s) for {columns} "
                 "caption(s); expected one for each."
             )
-    if not captions or not rows:
+    if not columns or not rows:
         raise UserError("There is nothing to draw: give at least one row and one caption.")
 
 
 def _title(draw: ImageDraw.ImageDraw, width: int, title: str, subtitle: str) -> None:
-    draw.rectangle((0, 0, width, TITLE), fill=BAR)
-    write(draw, (MARGIN, 10, width - MARGIN, 48), title, 28, bold=True, colour=PAPER, align="left",
-          lines=1)  # fmt: skip
-    write(draw, (MARGIN, 48, width - MARGIN, 76), subtitle, 17, colour=(196, 206, 218),
-          align="left", lines=1)  # fmt: skip
+    draw.rectangle((0, 0, width, BAR_HEIGHT), fill=BAR)
+    write(draw, (MARGIN, 10, width - MARGIN, 48), title,
+          Style(28, bold=True, colour=PAPER, left=True, lines=1))  # fmt: skip
+    write(draw, (MARGIN, 48, width - MARGIN, 76), subtitle,
+          Style(17, colour=(196, 206, 218), left=True, lines=1))  # fmt: skip
 
 
-def _frame(draw: ImageDraw.ImageDraw, top: int, side: int, count: int) -> None:
-    right = MARGIN + LABEL + count * (side + GAP) - GAP
-    box = (MARGIN + LABEL - 4, top - 4, right + 3, top + side + 3)
-    draw.rectangle(box, outline=ACCENT, width=4)
+def _row(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    row: Row,
+    indices: range,
+    top: int,
+    side: int,
+) -> None:
+    _label(draw, top, side, row.label, row.note, ACCENT if row.mine else DULL)
+    if row.mine:
+        right = MARGIN + LABEL + len(indices) * (side + GAP) - GAP
+        frame = (MARGIN + LABEL - 4, top - 4, right + 3, top + side + 3)
+        draw.rectangle(frame, outline=ACCENT, width=4)
+    _pictures(canvas, [row.images[i] for i in indices], top, side)
 
 
 def _label(
@@ -132,10 +138,10 @@ def _label(
 ) -> None:
     middle = top + side // 2
     right = MARGIN + LABEL - 14
-    write(draw, (MARGIN, middle - 34, right, middle), label, 21, bold=True, colour=colour,
-          align="left", lines=1)  # fmt: skip
-    write(draw, (MARGIN, middle, right, middle + 30), note, 15, colour=SOFT, align="left",
-          lines=1)  # fmt: skip
+    write(draw, (MARGIN, middle - 34, right, middle), label,
+          Style(21, bold=True, colour=colour, left=True, lines=1))  # fmt: skip
+    write(draw, (MARGIN, middle, right, middle + 30), note,
+          Style(15, colour=SOFT, left=True, lines=1))  # fmt: skip
 
 
 def _pictures(canvas: Image.Image, images: Sequence[Image.Image], top: int, side: int) -> None:
@@ -151,11 +157,16 @@ def _captions(draw: ImageDraw.ImageDraw, captions: Sequence[str], top: int, side
             end += 1
         left = MARGIN + LABEL + start * (side + GAP)
         right = MARGIN + LABEL + end * (side + GAP) - GAP
-        write(draw, (left, top, right, top + CAPTION), captions[start], 16, colour=INK)
+        write(draw, (left, top, right, top + CAPTION), captions[start], Style(16, colour=INK))
         start = end
 
 
 def _notes(draw: ImageDraw.ImageDraw, notes: Sequence[str], top: int, side: int) -> None:
     for column, note in enumerate(notes):
         left = MARGIN + LABEL + column * (side + GAP)
-        write(draw, (left, top - 4, left + side, top + NOTE - 6), note, 13, colour=SOFT, lines=1)
+        write(
+            draw,
+            (left, top - 4, left + side, top + NOTE - 6),
+            note,
+            Style(13, colour=SOFT, lines=1),
+        )

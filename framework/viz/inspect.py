@@ -30,7 +30,7 @@ TITLES = (
 
 
 @dataclass(frozen=True)
-class StepPage:
+class StepLook:
     """One step of one image.
 
     Attributes:
@@ -88,7 +88,7 @@ def _verdict(match: Match) -> str:
     )
 
 
-def draw_look(look: StepPage, *, lines: int = 24) -> Figure:
+def draw_look(look: StepLook, *, lines: int = 24) -> Figure:
     """Draw the page of one step.
 
     Args:

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
+from framework.config.folder import open_run
 from framework.config.page import load_config, to_plain
 from framework.errors import UserError
 from framework.experiments.cells import digest_of
-from framework.runs.folder import open_run
 
 MATCHER = """
 from framework import Correspondence, Matcher

@@ -1,9 +1,9 @@
 import pytest
 
-from framework.experiments.arm_tables import concepts_table, means_of, sentences, verdict
+from framework.experiments.arm_tables import arms_verdict, concepts_table, means_of, sentences
 from framework.experiments.arms import BASELINE, TREATED, Pair
 from framework.experiments.cells import Cell
-from framework.experiments.results import summarise
+from framework.experiments.results import compare_variants
 from framework.metrics.scale import Scale
 
 SCALE = Scale(0.1, 0.6)
@@ -11,7 +11,7 @@ SCALE = Scale(0.1, 0.6)
 
 def pair(concept, identity, text, scale=SCALE):
     """Two pictures an arm; the numbers of either arm are those of both its pictures."""
-    cells = [Cell(f"{concept}{i}", "v", concept, 0, "a {}", i, i, f"{i}.png") for i in range(2)]
+    cells = [Cell(f"{concept}{i}", "v", concept, 0, "a {}", i, f"{i}.png") for i in range(2)]
     scores = {
         arm: {"identity": [identity[k]] * 2, "clip_image": [0.5] * 2, "clip_text": [text[k]] * 2}
         for k, arm in enumerate((BASELINE, TREATED))
@@ -29,7 +29,7 @@ def means(pairs):
         for arm in (BASELINE, TREATED)
         for i, cell in enumerate(p.cells[arm])
     ]
-    return means_of(summarise(rows, [BASELINE, TREATED], BASELINE, "configured"))
+    return means_of(compare_variants(rows, [BASELINE, TREATED], BASELINE, "configured"))
 
 
 def test_the_report_of_a_concept_by_hand():
@@ -54,7 +54,7 @@ def test_the_verdict_by_hand():
     assert found["difference"]["identity"].mean == pytest.approx(0.15)
     assert found["difference"]["scaled_identity"].clusters == 1
     assert "scaled_clip_image" not in found[BASELINE]
-    said = verdict(found)
+    said = arms_verdict(found)
     assert said["identity_above"] and said["identity_significant"] and said["text_held"]
     assert said["text_change"] == pytest.approx(-0.02)
     assert "above" in sentences(found)[0] and "-2.0 %" in sentences(found)[1]
@@ -65,7 +65,7 @@ def test_the_verdict_by_hand():
 
 def test_the_verdict_says_no():
     found = means([pair("a", (0.6, 0.5), (0.2, 0.1))])
-    said = verdict(found)
+    said = arms_verdict(found)
     assert not said["identity_above"] and not said["text_held"]
     assert said["identity_significant"] is None
     first, second = sentences(found)

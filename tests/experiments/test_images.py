@@ -120,7 +120,7 @@ def test_several_concepts_by_the_names_of_folders(words, pictures, world, tmp_pa
         (["seed=3"], "does not change the scoring"),
         (["evaluation.identity=./nowhere"], "nowhere' does not exist"),
         (["--references", "nowhere"], "does not exist"),
-        (["--references", "."], "is not an image"),
+        (["--references", "."], "has no image"),
     ],
 )
 def test_what_is_refused(words, more, message, capsys, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 import pytest
 
 from framework.experiments.plots import swept_key, write_plots
-from framework.experiments.results import summarise
+from framework.experiments.results import compare_variants
 from framework.experiments.tables import (
     csv_text,
     latex_table,
@@ -39,7 +39,7 @@ SETTINGS = {"base": {}, "more": {"guidance.weight": 2.0}, "noise": {"guidance.we
 
 
 def test_differences_are_paired_and_marked():
-    results = summarise(rows(), list(SETTINGS), "base", "corrected", SETTINGS)
+    results = compare_variants(rows(), list(SETTINGS), "base", "corrected", SETTINGS)
     assert results.scores == ("identity", "copy_paste")
     more, noise = results.entries["more"]["identity"], results.entries["noise"]["identity"]
     assert more.mean.mean == pytest.approx(0.5) and more.best and more.clear
@@ -50,7 +50,7 @@ def test_differences_are_paired_and_marked():
 
 
 def test_every_form_of_the_table():
-    results = summarise(rows(), list(SETTINGS), "base", "corrected", SETTINGS)
+    results = compare_variants(rows(), list(SETTINGS), "base", "corrected", SETTINGS)
     text, markdown, latex = text_table(results), markdown_table(results), latex_table(results)
     assert "*0.500" in text and "~" in text
     assert "**0.500" in markdown and markdown.count("\n| ") == 4
@@ -61,7 +61,7 @@ def test_every_form_of_the_table():
 
 def test_a_swept_option_is_found_and_drawn(tmp_path):
     found = [row | {"clip_text": 0.3} for row in rows()]
-    results = summarise(found, list(SETTINGS), "base", "corrected", SETTINGS)
+    results = compare_variants(found, list(SETTINGS), "base", "corrected", SETTINGS)
     assert swept_key(results) == "guidance.weight"
     names = [path.name for path in write_plots(results, tmp_path)]
     assert names == ["trade_off.png", "trade_off.svg", "curve.png", "curve.svg"]

@@ -5,7 +5,13 @@ from framework.cli.main import main
 from framework.config.page import load_config
 from framework.errors import UserError
 from framework.experiments.plan import load_plan
-from framework.experiments.throughput import Speed, speed_of, table, throughput_plan, verdict
+from framework.experiments.throughput import (
+    Speed,
+    aim_sentence,
+    speed_of,
+    speed_table,
+    throughput_plan,
+)
 
 
 def note(process, began, seconds, cells=4):
@@ -33,10 +39,10 @@ def test_what_does_not_overlap_is_refused(notes):
 
 def test_the_aim():
     speeds = [Speed(1, 2.0, 10.0), Speed(2, 3.5, 10.0)]
-    assert "1.75 times" in verdict(speeds) and verdict(speeds).endswith("met.")
-    assert verdict([Speed(1, 2.0, 10.0), Speed(2, 3.0, 10.0)]).endswith("missed.")
-    assert verdict(speeds[1:]) == ""
-    assert "| 2 | 3.500 | 1.75 | 10 s |" in table(speeds)
+    assert "1.75 times" in aim_sentence(speeds) and aim_sentence(speeds).endswith("met.")
+    assert aim_sentence([Speed(1, 2.0, 10.0), Speed(2, 3.0, 10.0)]).endswith("missed.")
+    assert aim_sentence(speeds[1:]) == ""
+    assert "| 2 | 3.500 | 1.75 | 10 s |" in speed_table(speeds)
 
 
 def test_the_plan_has_equal_batches_of_what_is_configured(world):

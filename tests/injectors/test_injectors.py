@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import attention_inputs
+from tiny import attention_inputs, tiny_sampler
 
 from framework.injectors.appearance_matching import AppearanceMatching
 from framework.injectors.functional import attention, blend, warp_tokens
 from framework.injectors.key_value_concat import KeyValueConcat
 from framework.injectors.key_value_replace import KeyValueReplace
 from framework.injectors.key_value_warp import KeyValueWarp
+from framework.injectors.output_blend import OutputBlend
 from framework.types import Correspondence, Masks
 
 GRID, CELLS = (2, 3), 6
@@ -98,3 +99,33 @@ def test_key_value_concat(inputs, masks):
 def test_key_value_concat_without_foreground_is_plain_attention(inputs, masks):
     got = KeyValueConcat()(inputs, None, Masks(masks.target, torch.zeros(1, *GRID)))
     torch.testing.assert_close(got, attention(inputs.query, inputs.key, inputs.value))
+
+
+def test_output_blend_warps_what_the_reference_s_own_attention_gives(inputs, matches, masks):
+    own = attention(inputs.query, inputs.key, inputs.value)
+    reference = attention(inputs.reference_query, inputs.reference_key, inputs.reference_value)
+    out = OutputBlend()(inputs, matches, masks)
+    torch.testing.assert_close(out, mixed(reference, own))
+
+
+def test_the_reference_s_output_is_what_its_layer_gave(sd1):
+    """With the identity as flow, full confidence and the same latents nothing changes."""
+    outputs = {}
+
+    class Noting(OutputBlend):
+        """Keeps the reference's outputs beside those computed from its queries, keys and values."""
+
+        uses = ("query", "key", "value", "output")
+
+        def attend(self, inputs, correspondence, masks):
+            """Note, then blend."""
+            names = ("query", "key", "value")
+            computed = attention(*(inputs.reference[name] for name in names), inputs.scale)
+            outputs.setdefault(inputs.layer, []).append((inputs.reference["output"], computed))
+            return super().attend(inputs, correspondence, masks)
+
+    tiny_sampler(sd1, injector=Noting(start_step=1))("a photo of a {}", output_type="latent")
+    assert outputs
+    for pairs in outputs.values():
+        for given, computed in pairs:
+            torch.testing.assert_close(given, computed)

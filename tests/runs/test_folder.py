@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from framework.config.folder import CONFIG_FILE, open_run as open_default
 from framework.config.page import load_config
 from framework.errors import UserError
-from framework.runs.folder import CONFIG_FILE, open_run as open_default
 
 
 def open_run(folder, config):

@@ -17,7 +17,7 @@ from framework.concepts.folders import write_concept_file
 from framework.experiments.cells import Cell
 from framework.experiments.folder import write_picture
 from framework.experiments.page import first_seeds, write_report
-from framework.experiments.results import summarise
+from framework.experiments.results import compare_variants
 from framework.experiments.tables import csv_text
 from framework.runs.atomic import write_atomic
 
@@ -68,7 +68,9 @@ def page(tmp_path_factory) -> Path:
     write_atomic(root / "cells.csv", csv_text(listed))
     write_atomic(root / "plan.json", json.dumps(said))
     write_atomic(root / "scores" / "corrected.csv", csv_text(rows))
-    return write_report(root, [summarise(rows, list(VARIANTS), "plain", "corrected", VARIANTS)])
+    results = compare_variants(rows, list(VARIANTS), "plain", "corrected", VARIANTS)
+    costs = [{"variant": v, "seconds": 1.5, "memory_mib": 700.0, "device": "cpu"} for v in VARIANTS]
+    return write_report(root, [results], costs)
 
 
 def _made(folder: Path) -> Path:
@@ -143,7 +145,18 @@ def test_in_a_browser(page, browser):
     assert variants() == ["plain (baseline)", "ours"]
     assert len(all_of("#grid .row")) == 8 and len(all_of("#grid .row:first-of-type .tile")) == 3
     whole = all_of("#table tbody")[0].text
+    assert all_of("#table td small.gain") and not all_of("#table td small.loss")
+    assert "▲" in whole and "I_DINO" in all_of("#grid .tile small.scores")[0].text
+    options = all_of("table")[1].text
+    assert "injector.name none" in options and "seconds a picture" in all_of("table")[2].text
+    points = "return [...document.querySelectorAll('circle.point')].map(c => c.getAttribute('cy'))"
+    before = browser.execute_script(points)
+    assert len(before) == 2
     choose("prompt", PROMPTS[1])
+    assert len(browser.execute_script(points)) == 2
+    choose("variant", "ours")
+    assert len(browser.execute_script(points)) == 1
+    choose("variant", "")
     assert len(all_of("#grid .row")) == 4
     assert all_of("#table tbody")[0].text != whole and "1.200" in all_of("#table tbody")[0].text
     choose("concept", "blot")
@@ -166,6 +179,7 @@ def test_in_a_browser(page, browser):
     assert "matches nothing" in all_of("#box-text")[0].text and not all_of("line.match")
     all_of("#close")[0].click()
     browser.set_window_size(390, 800)
+    assert "scroll it sideways" in "".join(each.text for each in all_of(".hint"))
     overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(overflow) <= 0
     missing = "return [...document.images].filter(i => !i.alt || !i.naturalWidth).length"
