@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the names of _HOMES again, for editors and mypy
         PERSONALIZERS as PERSONALIZERS,
         TRAJECTORIES as TRAJECTORIES,
         AttentionInputs as AttentionInputs,
+        BaseMatcher as BaseMatcher,
         FeatureExtractor as FeatureExtractor,
         Guidance as Guidance,
         GuidanceInputs as GuidanceInputs,
@@ -45,8 +46,10 @@ if TYPE_CHECKING:  # the names of _HOMES again, for editors and mypy
         InjectorConfig as InjectorConfig,
         MaskProvider as MaskProvider,
         Matcher as Matcher,
+        Needs as Needs,
         Part as Part,
         Personalizer as Personalizer,
+        Promises as Promises,
         ReferenceTrajectory as ReferenceTrajectory,
         StepContext as StepContext,
         StepOutputs as StepOutputs,
@@ -79,8 +82,8 @@ _HOMES = {
     "geometry": "cell_grid cycle_error resize_features resize_grid resize_mask warp",
     "interfaces": (
         "EXTRACTORS GUIDANCE INJECTORS MASKS MATCHERS PERSONALIZERS TRAJECTORIES AttentionInputs "
-        "FeatureExtractor Guidance GuidanceInputs ImageMatcher Injector InjectorConfig "
-        "MaskProvider Matcher Part Personalizer ReferenceTrajectory StepContext "
+        "BaseMatcher FeatureExtractor Guidance GuidanceInputs ImageMatcher Injector InjectorConfig "
+        "MaskProvider Matcher Needs Part Personalizer Promises ReferenceTrajectory StepContext "
         "StepOutputs Trajectory"
     ),
     "masks.attention_maps": "AttentionMapMask",

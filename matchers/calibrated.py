@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class Calibrated(Wrapper):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.invariant = False  # sure of nothing, where the measured matches were seldom right
+        # Sure of nothing, where the measured matches were seldom right.
+        self.promises = replace(self.promises, invariant=False)
         curve = self.config.curve
         if isinstance(curve, str):
             curve = read_curve(resolve_path(curve), self.inner.section())
@@ -66,7 +67,7 @@ class Calibrated(Wrapper):
     def correspond(
         self, features: Features | None, masks: Masks, views: Views | None
     ) -> Correspondence:
-        """See :meth:`framework.interfaces.Matcher.correspond`."""
+        """See :meth:`framework.interfaces.BaseMatcher.correspond`."""
         matches = self.inner(features, masks, views)
         return Correspondence(matches.flow, along(self.curve, matches.confidence))
 

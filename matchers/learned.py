@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from framework.config.resources import resolve_path
 from framework.errors import UserError, shown
 from framework.geometry import cell_grid, cycle_error
-from framework.interfaces import MATCHERS, Backbone, FeatureExtractor, Matcher
+from framework.interfaces import MATCHERS, Backbone, FeatureExtractor, Matcher, Promises
 from framework.options import PartConfig, option
 from framework.runs.atomic import write_atomic
 from framework.types import Correspondence, Masks
@@ -187,12 +187,12 @@ class LearnedMatcher(Matcher):
     """
 
     Config = LearnedConfig
-    invariant = False  # it trusts only descriptors like those it was trained on
+    promises = Promises(invariant=False)  # it trusts only descriptors like those it was trained on
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._head, self._about = load_head(str(resolve_path(self.config.weights)))
-        self.width = self._head.width
+        self.needs = replace(self.needs, width=self._head.width)
         self._moved: dict[torch.device, MatchingHead] = {}
 
     def check_extractor(self, extractor: FeatureExtractor, backbone: Backbone) -> None:
@@ -221,11 +221,11 @@ class LearnedMatcher(Matcher):
         return Correspondence(flow=flow, confidence=confidence)
 
     def _check(self, descriptors: Tensor) -> None:
-        if descriptors.shape[-1] != self.width:
+        if descriptors.shape[-1] != self._head.width:
             raise UserError(
                 f"Matcher 'learned': the descriptors have {descriptors.shape[-1]} channels, and "
-                f"the weights '{self.config.weights}' take {self.width}; they were trained with "
-                f"the extractor {self._about['extractor']}. {ADVICE}"
+                f"the weights '{self.config.weights}' take {self._head.width}; they were trained "
+                f"with the extractor {self._about['extractor']}. {ADVICE}"
             )
 
     def _on(self, device: torch.device) -> MatchingHead:

@@ -82,7 +82,7 @@ class LightGlueMatcher(SparseMatcher):
         return self._networks
 
     def prepare(self) -> None:
-        """See :meth:`framework.interfaces.Matcher.prepare`."""
+        """See :meth:`framework.interfaces.BaseMatcher.prepare`."""
         _ = self.networks
 
     def _detector(self) -> nn.Module:

@@ -59,7 +59,7 @@ class Loftr(SparseMatcher):
         return self._network
 
     def prepare(self) -> None:
-        """See :meth:`framework.interfaces.Matcher.prepare`."""
+        """See :meth:`framework.interfaces.BaseMatcher.prepare`."""
         _ = self.network
 
     def points(self, target: Tensor, reference: Tensor) -> SparseMatches:

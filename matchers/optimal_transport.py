@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from framework.geometry import cell_grid
-from framework.interfaces import MATCHERS, Matcher
+from framework.interfaces import MATCHERS, Matcher, Promises
 from framework.options import PartConfig, option
 from framework.types import Correspondence, Masks
 from matchers.functional import soft_window
@@ -43,7 +43,7 @@ class OptimalTransport(Matcher):
     """
 
     Config = OptimalTransportConfig
-    differentiable = True
+    promises = Promises(differentiable=True)
 
     def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
         """See :meth:`framework.interfaces.Matcher.match`."""

@@ -61,7 +61,7 @@ class SmoothFlow(Wrapper):
     def correspond(
         self, features: Features | None, masks: Masks, views: Views | None
     ) -> Correspondence:
-        """See :meth:`framework.interfaces.Matcher.correspond`."""
+        """See :meth:`framework.interfaces.BaseMatcher.correspond`."""
         matches = self.inner(features, masks, views)
         flow, confidence = matches.flow, matches.confidence
         if not len(flow):

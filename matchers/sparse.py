@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from framework.config.resources import resolve_path
 from framework.errors import UserError, first_line
-from framework.interfaces import ImageMatcher
+from framework.interfaces import ImageMatcher, Promises
 from framework.options import PartConfig, option
 from framework.types import Correspondence, Masks, Views
 from matchers.functional_sparse import SparseMatches, densify
@@ -46,11 +46,11 @@ class SparseMatcher(ImageMatcher):
     """
 
     Config = SparseConfig
-    invariant = False
+    promises = Promises(invariant=False)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.views_every = self.config.every
+        self.needs = replace(self.needs, every=self.config.every)
         self._found: WeakKeyDictionary[Views, list[SparseMatches]] = WeakKeyDictionary()
 
     @abstractmethod

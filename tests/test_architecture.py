@@ -41,7 +41,7 @@ sampling
 training
 personalizers
 composer
-metrics viz toyworld
+metrics viz toyworld contracts
 matchbench
 transferbench
 costs

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from framework.backbones.choose import backbone_of, family_of
 from framework.backbones.components import read_network
 from framework.config.page import ModelConfig
-from framework.config.resources import resolve_path
+from framework.config.resources import is_folder, is_there, resolve_path
 from framework.errors import UserError, first_line
 from framework.runs.atomic import read_json
 
@@ -180,14 +180,14 @@ def _check_parts(text: str, folder: Path, pipe: Any) -> None:
 
 def _existing(text: str, location: Path) -> str:
     """A local folder that is a pipeline, or the text itself as a hub name."""
-    if location.is_dir():
+    if is_folder(location):
         if not (location / "model_index.json").is_file():
             raise UserError(
                 f"{location} is no diffusers pipeline: it has no model_index.json. Give the folder "
                 "that save_pretrained wrote, or a hub name."
             )
         return str(location)
-    if location.exists():
+    if is_there(location):
         raise UserError(
             f"{location} is a file; expected a folder written by save_pretrained, or a hub name."
         )

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "match-bench": ("framework.cli.match_bench", "PCK of extractors and matchers, known truth"),
     "train-matcher": ("framework.cli.train_matcher", "train the head of the learned matcher"),
     "bench": ("framework.cli.bench", "what an image costs: FLOPs, memory, time"),
+    "check": ("framework.cli.check", "whether a part keeps the contract of its kind"),
     "list": ("framework.cli.listing", "every registered part with its options"),
     "config": ("framework.cli.config", "print the resolved configuration"),
     "completion": ("framework.cli.completion", "print a script that completes words in a shell"),
@@ -44,7 +45,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "match-bench --matcher cycle_argmax,mutual_nn",
     ),
     "look things up": (
-        ("list", "config", "completion", "world"),
+        ("list", "check", "config", "completion", "world"),
         "list matcher",
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from framework.interfaces.condition import TokenSequence
 from framework.types import Concept
 
 SLOT = "{}"
+
+logger = logging.getLogger(__name__)
 
 
 def fill_prompt(prompt: str, concept: Concept) -> str:
@@ -161,6 +164,39 @@ def _not_there(model: Backbone, prompt: str, phrase: str, beyond: bool) -> UserE
         f"The concept '{phrase}' {where} the prompt '{prompt}'; write it with "
         f"'{SLOT}', within the first {max(each.room for each in model.sequences)} tokens."
     )
+
+
+def cut_off(tokenizer: Any, text: str) -> str:
+    """The end of a text that a text encoder does not read, as its length is fixed; often empty.
+
+    Args:
+        tokenizer: of a CLIP text encoder.
+        text: with multi-vector placeholders expanded.
+    """
+    limit = int(tokenizer.model_max_length) - 2
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return str(tokenizer.decode(ids[limit:])).strip() if len(ids) > limit else ""
+
+
+def warn_cut(pipe: Any, prompts: Sequence[str]) -> None:
+    """Say which words of prompts lie beyond what the text encoders read."""
+    tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2")]
+    for prompt in dict.fromkeys(prompts):
+        for tokenizer in tokenizers:
+            if tokenizer is None or not hasattr(tokenizer, "model_max_length"):
+                continue
+            text = prompt
+            if hasattr(pipe, "maybe_convert_prompt"):
+                text = pipe.maybe_convert_prompt(text, tokenizer)
+            end = cut_off(tokenizer, text)
+            if end:
+                logger.warning(
+                    "The prompt '%s' is longer than the %d tokens this model reads; cut off: '%s'.",
+                    prompt if len(prompt) <= 60 else f"{prompt[:60]}...",
+                    tokenizer.model_max_length - 2,
+                    end,
+                )
+                break
 
 
 def unknown_words(tokenizer: Any, text: str) -> list[str]:

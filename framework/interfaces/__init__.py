@@ -14,7 +14,14 @@ from framework.interfaces.personalizer import PERSONALIZERS, Personalizer
 from framework.interfaces.trajectory import TRAJECTORIES, ReferenceTrajectory, Trajectory
 from framework.interfaces.extractor import EXTRACTORS, FeatureExtractor
 from framework.interfaces.mask import MASKS, MaskProvider
-from framework.interfaces.matcher import MATCHERS, ImageMatcher, Matcher
+from framework.interfaces.matcher import (
+    MATCHERS,
+    BaseMatcher,
+    ImageMatcher,
+    Matcher,
+    Needs,
+    Promises,
+)
 from framework.interfaces.injector import INJECTORS, AttentionInputs, Injector, InjectorConfig
 from framework.interfaces.guidance import GUIDANCE, Guidance, GuidanceInputs
 
@@ -28,6 +35,7 @@ __all__ = [
     "PERSONALIZERS",
     "TRAJECTORIES",
     "AttentionInputs",
+    "BaseMatcher",
     "Backbone",
     "Condition",
     "Denoiser",
@@ -40,8 +48,10 @@ __all__ = [
     "Level",
     "MaskProvider",
     "Matcher",
+    "Needs",
     "Part",
     "Personalizer",
+    "Promises",
     "ReferenceTrajectory",
     "StepContext",
     "StepOutputs",

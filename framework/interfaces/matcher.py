@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,42 +18,81 @@ from framework.registry import Registry
 from framework.types import Correspondence, Features, Masks, Views
 
 
-class Matcher(Part, ABC):
+@dataclass(frozen=True)
+class Needs:
+    """What a matcher is to be given.
+
+    Attributes:
+        features: descriptors; else none are extracted, and it may be called without.
+        pictures: ``Views.target`` and ``Views.reference``. While sampling, each look costs a VAE
+            decode a target.
+        truth: the true correspondence, ``Views.truth``, which sampling does not have.
+        every: while sampling, pictures are decoded anew in every so many steps.
+        history: how many earlier steps' descriptors :meth:`BaseMatcher.begin_step` is handed.
+        width: channels D the descriptors must have; None: any.
+    """
+
+    features: bool = True
+    pictures: bool = False
+    truth: bool = False
+    every: int = 1
+    history: int = 0
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What a matcher promises beyond the contract of all matchers.
+
+    Attributes:
+        invariant: for descriptors that tell all cells apart, an image matched with itself gives the
+            identity, a shifted one the shift, and swapping the two inverts the flow where it is
+            confident. False where that depends on weights not given by default.
+        differentiable: gradients reach the descriptors through the flow or the confidence.
+    """
+
+    invariant: bool = True
+    differentiable: bool = False
+
+
+#: What stands in ``needs`` and ``promises`` now.
+FORMER = {
+    "needs_features": "needs = Needs(features=...)",
+    "needs_views": "needs = Needs(pictures=...)",
+    "needs_truth": "needs = Needs(truth=...)",
+    "views_every": "needs = Needs(every=...)",
+    "history": "needs = Needs(history=...)",
+    "width": "needs = Needs(width=...)",
+    "invariant": "promises = Promises(invariant=...)",
+    "differentiable": "promises = Promises(differentiable=...)",
+}
+
+
+class BaseMatcher(Part, ABC):
     """Finds, for every cell of the target, the cell of the reference that shows the same thing.
 
-    What a subclass declares:
+    Most matchers derive from :class:`Matcher`, which matches descriptors, or from
+    :class:`ImageMatcher`, which matches pictures. What a subclass of this one declares:
 
-    * :meth:`match`, a pure function of tensors: no state is kept between calls that changes a
-      result, no row of the batch influences another, the same input gives the same output on every
-      run (one that matches pictures derives from :class:`ImageMatcher` instead);
+    * :meth:`correspond`: no state is kept between calls that changes a result, no row of the batch
+      influences another, the same input gives the same output on every run;
     * a flow in cells, ``(x, y)``, target to reference (see :mod:`framework.types`);
     * a confidence in [0, 1] whose meaning its docstring states: a probability that the match is
       right, or a decision 0 / 1. It decides nothing itself: whether and from what value on a match
       is used is the injector's ``confidence_threshold``;
-    * the attributes below where they differ.
+    * ``needs`` and ``promises``, where they differ from the defaults of :class:`Needs` and
+      :class:`Promises`. A constructor may set them, as a wrapper of another matcher does.
 
     Call the matcher itself (``matcher(features, masks)``): the call checks shapes and values.
     """
 
-    #: Whether it uses descriptors; else no features are extracted and it may be called without.
-    needs_features: bool = True
-    #: Whether it uses pictures (``Views.target`` and ``Views.reference``). While sampling, each
-    #: look costs a VAE decode a target.
-    needs_views: bool = False
-    #: Whether it uses the true correspondence (``Views.truth``), which sampling does not have.
-    needs_truth: bool = False
-    #: While sampling, pictures are decoded anew in every so many steps.
-    views_every: int = 1
-    #: How many earlier steps' descriptors :meth:`begin_step` is handed while sampling.
-    history: int = 0
-    #: Channels D its descriptors must have; None: any. Set by the constructor where weights decide.
-    width: int | None = None
-    #: Whether gradients reach the descriptors through the flow or the confidence.
-    differentiable: bool = False
-    #: Whether it promises, for descriptors that tell all cells apart, that an image matched with
-    #: itself gives the identity, a shifted one the shift, and that swapping the two inverts the
-    #: flow where it is confident. False where that depends on weights not given by default.
-    invariant: bool = True
+    needs: Needs = Needs()
+    promises: Promises = Promises()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in FORMER.keys() & vars(cls).keys():
+            raise UserError(f"{cls.__name__} sets {name}; write {FORMER[name]} instead.")
 
     def prepare(self) -> None:
         """Load what matching needs, such as weights; called before a sampling call begins, so that
@@ -79,25 +120,20 @@ class Matcher(Part, ABC):
         """
 
     @abstractmethod
-    def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
-        """Match two descriptor grids.
+    def correspond(
+        self, features: Features | None, masks: Masks, views: Views | None
+    ) -> Correspondence:
+        """Match what is at hand, already checked.
 
         Args:
-            target: psi^Y, (B, H, W, D), float32, L2-normalised.
-            reference: psi^X, (B, H, W, D), likewise.
+            features: descriptors (B, H, W, D) of both; None where ``needs`` names none.
             masks: soft foreground masks, (B, H, W) each, in [0, 1]; all ones where no mask
                 provider is in use.
+            views: pictures and truth, where ``needs`` names them.
 
         Returns:
             Flow (B, H, W, 2) and confidence (B, H, W).
         """
-
-    def correspond(
-        self, features: Features | None, masks: Masks, views: Views | None
-    ) -> Correspondence:
-        """Match what is at hand, already checked; a wrapper of another matcher overrides this."""
-        assert features is not None
-        return self.match(features.target, features.reference, masks)
 
     def __call__(
         self, features: Features | None, masks: Masks, views: Views | None = None
@@ -105,7 +141,7 @@ class Matcher(Part, ABC):
         """Check the input, match, check the output.
 
         Args:
-            features: descriptors of both; None is permitted if ``needs_features`` is False.
+            features: descriptors of both; None is permitted if ``needs`` names none.
             masks: soft foreground masks on the same grid.
             views: pictures and truth, for matchers that need them.
 
@@ -115,7 +151,7 @@ class Matcher(Part, ABC):
         """
         who = type(self).__name__
         if features is None:
-            if self.needs_features:
+            if self.needs.features:
                 raise UserError(f"{who} matches descriptors; give it the features of both images.")
             check_shape(f"{who}: target mask", masks.target, (None, None, None))
             shape = tuple(masks.target.shape)
@@ -132,7 +168,16 @@ class Matcher(Part, ABC):
                 )
         check_shape(f"{who}: reference mask", masks.reference, shape)
         self._check_views(views, shape[0])
-        result = self.correspond(features, masks, views)
+        return self._checked(self.correspond(features, masks, views), shape)
+
+    def _checked(self, result: Correspondence, shape: tuple[int, ...]) -> Correspondence:
+        """The result, refused where it is no flow (B, H, W, 2) and confidence (B, H, W)."""
+        who = type(self).__name__
+        if not isinstance(result, Correspondence):
+            raise UserError(
+                f"{who}.match gave {type(result).__name__}; expected Correspondence(flow, "
+                "confidence). Is a return missing?"
+            )
         check_shape(f"{who}.match: flow", result.flow, (*shape, 2))
         check_shape(f"{who}.match: confidence", result.confidence, shape)
         valid = (result.confidence >= 0) & (result.confidence <= 1)
@@ -145,7 +190,7 @@ class Matcher(Part, ABC):
 
     def _check_views(self, views: Views | None, pairs: int) -> None:
         who = self.name or type(self).__name__
-        if self.needs_truth:
+        if self.needs.truth:
             if views is None or views.truth is None:
                 raise UserError(
                     f"Matcher '{who}' hands on the true correspondence, and none was given: it is "
@@ -155,7 +200,7 @@ class Matcher(Part, ABC):
             check_shape(f"{who}: true flow", views.truth.flow, (pairs, None, None, 2))
             grid = tuple(views.truth.flow.shape[:3])
             check_shape(f"{who}: true confidence", views.truth.confidence, grid)
-        if self.needs_views:
+        if self.needs.pictures:
             if views is None or views.target is None or views.reference is None:
                 raise UserError(
                     f"Matcher '{who}' matches pictures, and none were given; pass views=Views("
@@ -165,14 +210,43 @@ class Matcher(Part, ABC):
             check_shape(f"{who}: reference pictures", views.reference, (pairs, 3, None, None))
 
 
-class ImageMatcher(Matcher):
-    """A matcher of pictures: the reference's, and the predicted clean target's, decoded.
+class Matcher(BaseMatcher):
+    """A matcher of descriptors.
 
-    What a subclass declares: :meth:`match_views`, under the conditions of :class:`Matcher`.
+    What a subclass declares: :meth:`match`, a pure function of tensors, under the conditions of
+    :class:`BaseMatcher`.
     """
 
-    needs_features = False
-    needs_views = True
+    @abstractmethod
+    def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
+        """Match two descriptor grids.
+
+        Args:
+            target: psi^Y, (B, H, W, D), float32, L2-normalised.
+            reference: psi^X, (B, H, W, D), likewise.
+            masks: soft foreground masks, (B, H, W) each, in [0, 1]; all ones where no mask
+                provider is in use.
+
+        Returns:
+            Flow (B, H, W, 2) and confidence (B, H, W).
+        """
+
+    def correspond(
+        self, features: Features | None, masks: Masks, views: Views | None
+    ) -> Correspondence:
+        """See :meth:`BaseMatcher.correspond`."""
+        assert features is not None
+        return self.match(features.target, features.reference, masks)
+
+
+class ImageMatcher(BaseMatcher):
+    """A matcher of pictures: the reference's, and the predicted clean target's, decoded.
+
+    What a subclass declares: :meth:`match_views`, under the conditions of
+    :class:`BaseMatcher`.
+    """
+
+    needs = Needs(features=False, pictures=True)
 
     @abstractmethod
     def match_views(self, views: Views, grid: tuple[int, int], masks: Masks) -> Correspondence:
@@ -187,18 +261,14 @@ class ImageMatcher(Matcher):
             Flow (B, H, W, 2) in cells of the grid and confidence (B, H, W).
         """
 
-    def match(self, target: Tensor, reference: Tensor, masks: Masks) -> Correspondence:
-        """Not offered: descriptors are not looked at."""
-        raise UserError(f"{type(self).__name__} matches pictures; call it with views.")
-
     def correspond(
         self, features: Features | None, masks: Masks, views: Views | None
     ) -> Correspondence:
-        """See :meth:`Matcher.correspond`."""
+        """See :meth:`BaseMatcher.correspond`."""
         assert views is not None
         height, width = masks.target.shape[1:]
         return self.match_views(views, (height, width), masks)
 
 
 #: Every matcher by its name.
-MATCHERS = Registry("matcher", "matchers", Matcher, "descriptors -> flow and confidence")
+MATCHERS = Registry("matcher", "matchers", BaseMatcher, "descriptors -> flow and confidence")

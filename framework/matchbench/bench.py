@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from framework.errors import UserError
-from framework.interfaces import FeatureExtractor, Matcher
+from framework.interfaces import BaseMatcher, FeatureExtractor
 from framework.interfaces.step import make_views
 from framework.matchbench.calibration import tally
 from framework.matchbench.field import ALL, NO_EXTRACTOR, Entrant, Field
@@ -119,7 +119,7 @@ class Bench:
         self, prepared: Prepared, extractor: Entrant, look: Look, first: bool
     ) -> None:
         for matcher in self.field.matchers:
-            described = matcher.part.needs_features
+            described = matcher.part.needs.features
             if not described and not first:
                 continue
             label = extractor.label if described else NO_EXTRACTOR
@@ -152,30 +152,30 @@ class Bench:
         return records
 
     def _timed_match(
-        self, matcher: Matcher, look: Look, prepared: Prepared
+        self, matcher: BaseMatcher, look: Look, prepared: Prepared
     ) -> tuple[Correspondence, float]:
         started = self.observatory.seconds()
         views = self._views(matcher, look, prepared)
         matches = self._match(matcher, look, views)
         return matches, self.observatory.seconds() - started
 
-    def _match(self, matcher: Matcher, look: Look, views: Views | None) -> Correspondence:
+    def _match(self, matcher: BaseMatcher, look: Look, views: Views | None) -> Correspondence:
         features = None
-        if matcher.needs_features:  # as new tensors, so that none profits from an earlier one
+        if matcher.needs.features:  # as new tensors, so that none profits from an earlier one
             features = Features(look.features.target.detach(), look.features.reference.detach())
         matcher.begin_step(look.context)
         with torch.no_grad():
             return match_on_grid(features, look.masks, self.observatory.grid, matcher, views)
 
-    def _views(self, matcher: Matcher, look: Look, prepared: Prepared) -> Views | None:
+    def _views(self, matcher: BaseMatcher, look: Look, prepared: Prepared) -> Views | None:
         """What a matcher asks for beside descriptors."""
         truth = None
-        if matcher.needs_truth:
+        if matcher.needs.truth:
             device = look.masks.target.device
             targets = prepared.group.targets
             known = stack([truth_on_grid(target, self.observatory.grid) for target in targets])
             truth = Correspondence(known.flow.to(device), known.confidence.to(device))
-        if matcher.needs_views:
+        if matcher.needs.pictures:
             return make_views(look.step, truth)
         return None if truth is None else Views(truth=truth)
 

@@ -58,7 +58,7 @@ class Field:
         first = extractor is self.extractors[0]
         pairs = []
         for matcher in self.matchers:
-            described = matcher.part.needs_features
+            described = matcher.part.needs.features
             label = extractor.label if described else NO_EXTRACTOR
             if (described or first) and (label, matcher.label) not in self.left_out:
                 pairs.append((label, matcher))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from framework.geometry import resize_features
-from framework.interfaces import Matcher
+from framework.interfaces import BaseMatcher
 from framework.interfaces.step import StepOutputs, make_views
 from framework.sampling.plan import Parts
 from framework.types import Correspondence, Features, Layout, Masks, Views
@@ -48,13 +48,13 @@ class Matching:
     def describe(self, step: StepOutputs) -> None:
         """Make descriptors and pictures of a step that has just been evaluated."""
         matcher = self.parts.matcher
-        if matcher.needs_features:
+        if matcher.needs.features:
             self.features, self._sized = self.parts.extractor(step), {}
             earlier = [entry for entry in self.history if entry[0] != step.index]
-            kept = max(matcher.history, self.parts.mask.history)
+            kept = max(matcher.needs.history, self.parts.mask.history)
             self.history = [(step.index, self.features), *earlier][:kept]
-        if matcher.needs_views:
-            fresh = self.views is None or step.index - self._viewed >= matcher.views_every
+        if matcher.needs.pictures:
+            fresh = self.views is None or step.index - self._viewed >= matcher.needs.every
             if fresh:
                 self.views, self._viewed = make_views(step), step.index
 
@@ -87,7 +87,7 @@ def match_on_grid(
     features: Features | None,
     masks: Masks,
     grid: tuple[int, int],
-    matcher: Matcher,
+    matcher: BaseMatcher,
     views: Views | None = None,
 ) -> Correspondence:
     """Resize descriptors to a grid, normalise them again, and match.

@@ -146,7 +146,7 @@ class ReferencePass:
     def _evaluate(self) -> ReferenceStep:
         plan, parts, index = self.plan, self.parts, self.step.index
         output, recorded = self.network.reference(self)
-        described = plan.captures(index) and parts.matcher.needs_features
+        described = plan.captures(index) and parts.matcher.needs.features
         return ReferenceStep(
             output=output,
             attention=recorded,
@@ -173,7 +173,7 @@ class ReferencePass:
 
     def _key(self) -> str:
         plan, parts, index = self.plan, self.parts, self.step.index
-        captures = plan.captures(index) and parts.matcher.needs_features
+        captures = plan.captures(index) and parts.matcher.needs.features
         return combine(
             self._group,
             index,

@@ -94,14 +94,14 @@ class ConceptParts:
         parts, matcher = self.parts, self.parts.matcher
         plan = Plan(parts, len(denoiser.timesteps))
         if any(plan.matches(step) or plan.guides(step) for step in range(plan.steps)):
-            if matcher.needs_truth:
+            if matcher.needs.truth:
                 raise UserError(
                     f"Matcher '{matcher.name}' needs the true correspondence, which is not "
                     "known while sampling; it serves dreammatcher match-bench. Choose another "
                     "matcher, e.g. matcher.name=cycle_argmax."
                 )
             matcher.prepare()
-            if matcher.needs_features:
+            if matcher.needs.features:
                 matcher.check_extractor(parts.extractor, self.model)
         if plan.uses_reference or parts.injector.injects:
             self._try_attaching(self.model.latent_size(denoiser.height, denoiser.width))

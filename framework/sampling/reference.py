@@ -54,7 +54,7 @@ class ReferenceRun(ReferencePass):
         self.matching.begin_evaluation()
         parts = self.parts
         parts.mask.begin_step(self._context(parts.mask.history))
-        parts.matcher.begin_step(self._context(parts.matcher.history))
+        parts.matcher.begin_step(self._context(parts.matcher.needs.history))
         if self.memory is not None and self.plan.masks(self.step.index):
             parts.mask.recall(self.memory.masks)
 
@@ -176,7 +176,7 @@ class ReferenceRun(ReferencePass):
     # ---------------------------------------------------------------- what parts are told
 
     def _describe(self, outputs: StepOutputs) -> None:
-        if self.memory is not None and self.parts.matcher.needs_features:
+        if self.memory is not None and self.parts.matcher.needs.features:
             self.parts.extractor.recall(self.memory.features)
         self.matching.describe(outputs)
 

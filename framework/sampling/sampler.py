@@ -18,6 +18,7 @@ from framework.concepts.text import (
     fill_prompt,
     fill_several,
     named_positions,
+    warn_cut,
 )
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
@@ -235,6 +236,7 @@ class Sampler:
         filled = [self.fill(text) for text in prompts]
         for text in filled:
             check_words(self.model.tokenizer, text)
+        warn_cut(self.pipe, filled)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)
 
     # ---------------------------------------------------------------- one batch

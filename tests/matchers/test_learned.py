@@ -112,7 +112,7 @@ def test_saved_and_read_again(head, tmp_path):
     assert torch.equal(again(same), head(same)) and about == {"extractor": {"name": "mine"}}
     assert not any(parameter.requires_grad for parameter in again.parameters())
     matcher = LearnedMatcher(weights=str(path))
-    assert matcher.width == 12
+    assert matcher.needs.width == 12
     result = matcher(Features(same, same), ones(same))
     assert result.flow.shape == (1, 4, 4, 2)
 
@@ -193,6 +193,6 @@ def test_sampling_refuses_them_at_once(sd1):
 
 def test_the_shipped_weights_find_an_image_in_itself():
     matcher = LearnedMatcher()
-    same = grid(1, 12, 12, matcher.width)
+    same = grid(1, 12, 12, matcher.needs.width)
     flow = matcher(Features(same, same), ones(same)).flow
     assert (flow.norm(dim=-1) < 0.5).float().mean() > 0.9

@@ -156,7 +156,7 @@ def test_nothing_trusted_is_left_as_it_is():
 
 def test_it_hands_views_on_to_what_it_wraps():
     smooth = SmoothFlow(matcher="oracle")
-    assert smooth.needs_truth and not smooth.needs_features
+    assert smooth.needs.truth and not smooth.needs.features
     flow = torch.ones(1, 6, 6, 2)
     views = Views(truth=Correspondence(flow, torch.ones(1, 6, 6)))
     ones = torch.ones(1, 6, 6)
