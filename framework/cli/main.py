@@ -139,10 +139,15 @@ def _fail(message: str, status: int, debug: bool) -> int:
     except OSError:
         discard_output()
     try:
-        print(f"{PROGRAM}: error: {message}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: error: {_one_line(message)}", file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return status
+
+
+def _one_line(message: str) -> str:
+    """The message with what would break its line, or steer the terminal, spelled out."""
+    return "".join(c if c.isprintable() or c > "\x9f" else repr(c)[1:-1] for c in message)
 
 
 if __name__ == "__main__":

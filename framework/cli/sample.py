@@ -120,10 +120,10 @@ def _check_prompts(sampler: Sampler, config: Config) -> None:
 
     settings = config.concepts or [config.concept]
     for concept, given in zip(concepts_of(sampler), settings, strict=True):
-        _check_placeholder(concept.placeholder, sampler.pipe.tokenizer, given.weights)
+        _check_placeholder(concept.placeholder, sampler.model.tokenizer, given.weights)
     for text in [*config.prompts, sampler.config.reference_prompt]:
         filled = sampler.fill(text)
-        check_words(sampler.pipe.tokenizer, filled)
+        check_words(sampler.model.tokenizer, filled)
         sampler.positions(filled)
 
 
