@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args)
     seed = config.seeds[0] if args.seed is None else args.seed
     check_range("--seed", seed, 0, 2**63 - 1)
-    prompt = args.prompt or config.prompts[0]
+    prompt = config.prompts[0] if args.prompt is None else args.prompt
+    if not prompt.strip():
+        raise UserError("The prompt is empty; give e.g. --prompt 'a photo of a {}'.")
 
     from framework.composer import compose
     from framework.runs.atomic import atomic_path

@@ -78,11 +78,7 @@ def write_report(
         "pictures": pictures,
         "references": references,
     }
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(
-        files("framework.experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    )
-    page = template.render(
+    page = _template().render(
         name=said["name"],
         description=said.get("description", ""),
         identity=said["identity"],
@@ -100,6 +96,12 @@ def write_report(
         data=data,
     )
     return write_atomic(folder / NAME, page)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    text = files("framework.experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(text)
 
 
 def differing_options(

@@ -81,10 +81,16 @@ def entries(config: Config, kind: str, words: Sequence[str]) -> list[Entry]:
     found: list[Entry] = []
     own = getattr(config, kind)["name"]
     for word in words or [own]:
-        pieces = shlex.split(word)
-        if not pieces:
-            raise UserError(f"--{kind} is empty; expected a name, e.g. {own}.")
-        names = [name for name in pieces[0].split(",") if name]
+        try:
+            pieces = shlex.split(word)
+        except ValueError as error:
+            raise UserError(
+                f"--{kind} is {word!r}, in which a quotation mark is not closed; expected "
+                f"'NAME key=value ...', e.g. '{own} {_example(kind)}'."
+            ) from error
+        names = [name for name in pieces[0].split(",") if name] if pieces else []
+        if not names:
+            raise UserError(f"--{kind} is {word!r}; expected a name, e.g. {own}.")
         if names == [ALL]:
             for name in REGISTRIES[kind].names():
                 try:
@@ -100,6 +106,10 @@ def entries(config: Config, kind: str, words: Sequence[str]) -> list[Entry]:
         if labels.count(label) > 1:
             raise UserError(f"--{kind} names '{label}' twice; give each once.")
     return found
+
+
+def _example(kind: str) -> str:
+    return "cycle_threshold=0.3" if kind == "matcher" else "pca=null"
 
 
 def _entry(config: Config, kind: str, name: str, options: list[str]) -> Entry:
