@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from framework.backbones.choose import backbone_of, family_of
 from framework.backbones.components import read_network
 from framework.config.page import ModelConfig
-from framework.config.resources import resolve_path
+from framework.config.resources import is_folder, is_there, resolve_path
 from framework.errors import UserError, first_line
+from framework.interfaces import Backbone
 from framework.runs.atomic import read_json
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def load_pipeline(config: ModelConfig) -> Any:
     arguments |= {
         name: None for name in _UNNEEDED if name in index and not (folder / name).is_dir()
     }
-    arguments |= _networks(config, folder, index)
+    arguments |= _networks(config, folder, index, _libraries(family))
     try:
         pipe = family.load(str(folder), **arguments)
     except Exception as error:
@@ -121,13 +122,21 @@ def _local(config: ModelConfig, source: str, arguments: Mapping[str, Any]) -> Pa
         ) from error
 
 
-def _networks(config: ModelConfig, folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+def _libraries(family: type[Backbone]) -> tuple[str, ...]:
+    """Packages whose networks an index may name: diffusers', and a third-party family's own."""
+    own = family.__module__.partition(".")[0]
+    return _LIBRARIES if own == __name__.partition(".")[0] else (*_LIBRARIES, own)
+
+
+def _networks(
+    config: ModelConfig, folder: Path, index: Mapping[str, Any], libraries: Sequence[str]
+) -> dict[str, Any]:
     """The networks the index names, each read and checked."""
     found = {}
     for name, words in index.items():
         if not isinstance(words, list | tuple) or len(words) != 2 or words[0] is None:
             continue
-        cls = _class(config.path, name, words)
+        cls = _class(config.path, name, words, libraries)
         if cls is None or name in _UNNEEDED:
             continue
         if not (folder / name).is_dir():
@@ -140,16 +149,20 @@ def _networks(config: ModelConfig, folder: Path, index: Mapping[str, Any]) -> di
     return found
 
 
-def _class(text: str, name: str, words: Sequence[Any]) -> Any:
-    """The class of a network by the index's words; None if it is something else."""
+def _class(text: str, name: str, words: Sequence[Any], libraries: Sequence[str]) -> Any:
+    """The class of a network by the index's words; None if it is something else.
+
+    Nothing is imported but modules of the libraries, which are in use already.
+    """
     library, named = str(words[0]), str(words[1])
-    cls = getattr(import_module(library), named, None) if library in _LIBRARIES else None
+    known = library.partition(".")[0] in libraries
+    cls = getattr(import_module(library), named, None) if known else None
     if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
         return cls
     if name in _NETWORKS:
         raise UserError(
             f"model_index.json in '{text}' names {list(words)} as the {name}, which is no network "
-            f"of {' or '.join(_LIBRARIES)}. Mend the entry, or give an intact copy."
+            f"of {' or '.join(libraries)}. Mend the entry, or give an intact copy."
         )
     return None
 
@@ -180,14 +193,14 @@ def _check_parts(text: str, folder: Path, pipe: Any) -> None:
 
 def _existing(text: str, location: Path) -> str:
     """A local folder that is a pipeline, or the text itself as a hub name."""
-    if location.is_dir():
+    if is_folder(location):
         if not (location / "model_index.json").is_file():
             raise UserError(
                 f"{location} is no diffusers pipeline: it has no model_index.json. Give the folder "
                 "that save_pretrained wrote, or a hub name."
             )
         return str(location)
-    if location.exists():
+    if is_there(location):
         raise UserError(
             f"{location} is a file; expected a folder written by save_pretrained, or a hub name."
         )

@@ -17,6 +17,7 @@ from framework.errors import UserError
 from framework.interfaces import BACKBONES, Backbone, Condition
 from framework.interfaces.layers import Attend, MapObserver, resolve
 from framework.interfaces.schedule import Schedule
+from framework.runs.machine import check_picture_size
 
 
 @BACKBONES.register("stable_diffusion")
@@ -57,11 +58,6 @@ class StableDiffusion(Backbone):
                 raise UserError(f"{self.describe()} is not supported: {reason}.")
 
     @property
-    def unet(self) -> Any:
-        """The denoising network."""
-        return self.pipe.unet
-
-    @property
     def device(self) -> torch.device:
         """Device the network computes on, also where it is parked on another meanwhile."""
         return self.pipe._execution_device if self.hooked else super().device
@@ -90,6 +86,7 @@ class StableDiffusion(Backbone):
                 raise UserError(
                     f"{name} is {side} pixels; expected a positive multiple of {factor}."
                 )
+        check_picture_size(height, width)
         return height // factor, width // factor
 
     # ---------------------------------------------------------------- text

@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--images", metavar="DIR", help="synthetic warps of these pictures instead")
     parser.add_argument("--spair", metavar="DIR", help="pairs of SPair-71k, its root, instead")
-    parser.add_argument("--split", default="test", help="of SPair-71k: trn, val or test")
+    parser.add_argument(
+        "--split", choices=("trn", "val", "test"), help="of SPair-71k (default test)"
+    )
     parser.add_argument(
         "--class-name", metavar="NOUN", default="", help="what --images show, for prompt and masks"
     )
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write, print."""
     config = config_of(args)
     kind = _kind(args)
-    check_range("--pairs", args.pairs, 1)
+    check_range("--pairs", args.pairs, 1, 1_000_000)
     check_range("--seed", args.seed, 0, 2**31 - 1)
 
     from framework.backbones.loading import load_pipeline
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         source={
             "kind": kind,
             "folder": str(Path(args.images or args.spair or ".").expanduser().resolve()),
-            "split": args.split if kind == "spair" else None,
+            "split": (args.split or "test") if kind == "spair" else None,
             "class_name": args.class_name,
             "pairs": pairs,
         },
@@ -116,8 +118,12 @@ def _kind(args: argparse.Namespace) -> str:
     if args.images and args.spair:
         raise UserError("Got --images and --spair; expected at most one of them.")
     kind = "images" if args.images else "spair" if args.spair else "world"
+    if args.split and kind != "spair":
+        raise UserError("--split is of SPair-71k; leave it out without --spair.")
     if args.class_name and kind != "images":
         raise UserError("--class-name says what --images show; leave it out without --images.")
+    if args.class_name and not args.class_name.strip():
+        raise UserError("--class-name is empty; give the plain noun, e.g. --class-name dog.")
     return kind
 
 
@@ -136,7 +142,7 @@ def make_source(
 
     size, grid, seed = observatory.size, observatory.grid, args.seed
     if kind == "spair":
-        return SPairPairs(args.spair, pairs, args.split, seed, size)
+        return SPairPairs(args.spair, pairs, args.split or "test", seed, size)
     if kind == "images":
         prompt = f"a photo of a {args.class_name}" if args.class_name else ""
         targets = min(pairs, len(WARPS))
@@ -157,12 +163,18 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     """Write :data:`FILES`; print the tables."""
     from rich.console import Console
 
-    from framework.matchbench.report import KEY, draw_curves, main_table, markdown, split_table
-    from framework.matchbench.summary import summarise
+    from framework.matchbench.report import (
+        KEY,
+        draw_curves,
+        main_table,
+        matching_markdown,
+        split_table,
+    )
+    from framework.matchbench.summary import summarise_records
     from framework.runs.atomic import write_atomic
     from framework.runs.machine import versions
 
-    folder, rows = bench.folder, summarise(records)
+    folder, rows = bench.folder, summarise_records(records)
     pairs = len({record["pair"] for record in records})
     where = {"world": "renders", "images": "warped pictures", "spair": "SPair-71k"}[kind]
     title = f"{pairs} pairs ({where}), {len(bench.steps)} of {_total(config)} sampling steps"
@@ -178,7 +190,7 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
         "device": str(bench.observatory.model.device),
     }
     write_atomic(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    write_atomic(folder / "table.md", markdown(rows))
+    write_atomic(folder / "table.md", matching_markdown(rows))
     curves = [
         {"extractor": row["extractor"], "matcher": bench.about["matchers"][row["matcher"]]}
         | {"curve": row["curve"]}

@@ -30,6 +30,8 @@ OUTPUT, FILE = "runs/train-matcher", "head.safetensors"
 #: Keeps training objects apart from those of the benchmark.
 STREAM = 20240618
 TARGETS = 4
+#: Arguments that the result depends on.
+TOLD = ("updates", "learning_rate", "looks", "repeats", "dim", "blocks", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,18 +85,12 @@ def run(args: argparse.Namespace) -> int:
     extractor = config.part("extractor")
     lessons = Lessons(observatory, extractor, source, args.looks, args.repeats, args.seed)
     width = next(lessons.group(0)).target.shape[-1]
-    about = {
-        "images": args.images and str(Path(args.images).expanduser().resolve()),
-        "updates": args.updates,
-        "learning_rate": args.learning_rate,
-        "looks": args.looks,
-        "repeats": args.repeats,
-        "dim": args.dim,
-        "blocks": args.blocks,
-        "seed": args.seed,
-    }
+    about = {name: getattr(args, name) for name in TOLD}
+    about["images"] = args.images and str(Path(args.images).expanduser().resolve())
     warmup = min(20, args.updates // 4)
-    plan = Optimization(args.updates, args.learning_rate, "cosine", warmup, weight_decay=0.01)
+    plan = Optimization(
+        args.updates, args.learning_rate, "cosine", warmup, weight_decay=0.01, gradient_clip=1.0
+    )
     system = MatchingSystem(
         new_head(width, args.dim, args.blocks, args.seed),
         plan,

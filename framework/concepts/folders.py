@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from framework.concepts.images import load_images
 from framework.config.page import ConceptConfig, Config
-from framework.config.resources import resolve_path
+from framework.config.resources import is_folder, is_there, resolve_path
 from framework.errors import UserError, unknown_name
 from framework.runs.atomic import write_atomic
 from framework.types import Concept
@@ -73,7 +73,7 @@ def load_concept(config: Config | ConceptConfig) -> Concept:
 def list_concepts(library: str | Path) -> list[str]:
     """Names of the concept folders in a library, sorted; empty if there is no such folder."""
     root = resolve_path(library)
-    if not root.is_dir():
+    if not is_folder(root):
         return []
     return sorted(
         entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
@@ -87,7 +87,7 @@ def read_concept_file(folder: str | Path) -> dict[str, str]:
         UserError: it is not valid YAML, or has an unknown key or a value that is no text.
     """
     path = Path(folder) / CONCEPT_FILE
-    if not path.is_file():
+    if not is_there(path) or not path.is_file():
         return {}
     try:
         data: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -146,8 +146,6 @@ def _said_by_weights(config: ConceptConfig) -> dict[str, str]:
     from framework.training.formats.recognise import recognise
 
     path = resolve_path(config.weights)
-    if not path.exists():
-        return {}  # said when they are loaded
     try:
         found = recognise(path)
     except UserError:
@@ -166,8 +164,10 @@ def _word(config: Config, name: str) -> str:
 
     if config.concept.weights is None:
         return config.part("personalizer").word(name)
-    personalizer = personalizer_for(resolve_path(config.concept.weights), config)
-    word = personalizer.word(name)
+    path = resolve_path(config.concept.weights)
+    word = personalizer_for(path, config).word(name)
+    if word != f"<{name}>" and _brings_words(path):
+        return f"<{name}>"
     if word != f"<{name}>":
         logger.warning(
             "Nothing says under which word the weights were learned; '%s' is assumed. Give "
@@ -175,6 +175,16 @@ def _word(config: Config, name: str) -> str:
             word,
         )
     return word
+
+
+def _brings_words(path: Path) -> bool:
+    """Whether weights come with rows for a word of their own, as pivotal tuning's do."""
+    from framework.training.formats.recognise import TEXTUAL_INVERSION, recognise
+
+    try:
+        return any(part.kind == TEXTUAL_INVERSION for part in recognise(path).more)
+    except UserError:
+        return False  # a format of a plug-in's own
 
 
 def _folder(config: ConceptConfig) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +14,10 @@ from framework.types import Concept
 
 SLOT = "{}"
 
+logger = logging.getLogger(__name__)
 
-def fill(prompt: str, concept: Concept) -> str:
+
+def fill_prompt(prompt: str, concept: Concept) -> str:
     """Put the concept into a prompt: ``{}`` becomes "placeholder class".
 
     A prompt that already has the placeholder is returned as it is.
@@ -161,6 +164,40 @@ def _not_there(model: Backbone, prompt: str, phrase: str, beyond: bool) -> UserE
         f"The concept '{phrase}' {where} the prompt '{prompt}'; write it with "
         f"'{SLOT}', within the first {max(each.room for each in model.sequences)} tokens."
     )
+
+
+def cut_off(tokenizer: Any, text: str, length: int | None = None) -> str:
+    """The end of a text that a text encoder does not read, as its length is fixed; often empty.
+
+    Args:
+        tokenizer: of a CLIP text encoder.
+        text: with multi-vector placeholders expanded.
+        length: of the text encoder, special tokens counted; None: what the tokenizer says.
+    """
+    limit = int(tokenizer.model_max_length if length is None else length) - 2
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return str(tokenizer.decode(ids[limit:])).strip() if len(ids) > limit else ""
+
+
+def warn_cut(pipe: Any, prompts: Sequence[str]) -> None:
+    """Say which words of prompts lie beyond what the text encoders read."""
+    tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2")]
+    for prompt in dict.fromkeys(prompts):
+        for tokenizer in tokenizers:
+            if tokenizer is None or not hasattr(tokenizer, "model_max_length"):
+                continue
+            text = prompt
+            if hasattr(pipe, "maybe_convert_prompt"):
+                text = pipe.maybe_convert_prompt(text, tokenizer)
+            end = cut_off(tokenizer, text)
+            if end:
+                logger.warning(
+                    "The prompt '%s' is longer than the %d tokens this model reads; cut off: '%s'.",
+                    prompt if len(prompt) <= 60 else f"{prompt[:60]}...",
+                    tokenizer.model_max_length - 2,
+                    end,
+                )
+                break
 
 
 def unknown_words(tokenizer: Any, text: str) -> list[str]:

@@ -35,6 +35,19 @@ def resolve_path(text: str | Path) -> Path:
     return Path(str(root)).joinpath(inside)
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything is there; a name no system accepts (too long, say) names nothing."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, whatever the name."""
+    return is_there(path) and path.is_dir()
+
+
 def plain_file(path: str | Path, what: str = "file") -> Path:
     """A path that is certainly a readable file with something in it; nothing that hangs.
 

@@ -65,7 +65,6 @@ def write_report(
     }
     references: dict[str, dict[str, str]] = {}
     pictures = [_picture(folder, cell, concepts, references) for cell in cells]
-    scored = {each.protocol: _rows(folder, each.protocol) for each in found}
     data = {
         "variants": list(said["variants"]),
         "baseline": said["baseline"],
@@ -74,15 +73,11 @@ def write_report(
         "lower": list(LOWER),
         "neutral": list(NEUTRAL),
         "protocols": {each.protocol: _protocol(each) for each in found},
-        "cells": scored,
+        "cells": {each.protocol: _rows(folder, each.protocol) for each in found},
         "pictures": pictures,
         "references": references,
     }
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(
-        files("framework.experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    )
-    page = template.render(
+    page = _template().render(
         name=said["name"],
         description=said.get("description", ""),
         identity=said["identity"],
@@ -100,6 +95,12 @@ def write_report(
         data=data,
     )
     return write_atomic(folder / NAME, page)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    text = files("framework.experiments").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(text)
 
 
 def differing_options(

@@ -91,6 +91,8 @@ def check_machine(plan: Plan) -> None:
     Raises:
         UserError: with what there is.
     """
+    for device in {each.config.model.device for each in plan.settings}:
+        pick_device(device)
     kind = run_device(plan.run).type
     count = plan.run.devices
     if isinstance(count, list):

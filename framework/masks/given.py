@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from framework.concepts.preprocess import nearest_pixels
-from framework.config.resources import resolve_path
+from framework.config.resources import plain_file, resolve_path
 from framework.config.sampler import RESIZE_MODES
 from framework.errors import UserError
 from framework.geometry import resize_mask
@@ -70,7 +70,11 @@ class GivenMask(MaskProvider):
         path = resolve_path(self.config.path)
         if not path.is_dir():
             return path
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        )
         if self.config.index >= len(files):
             raise UserError(
                 f"mask.index is {self.config.index}, but '{path}' has {len(files)} picture(s), "
@@ -96,9 +100,9 @@ def read_mask(file: Path, height: int, width: int, mode: str) -> Tensor:
         UserError: the file is missing or no picture.
     """
     try:
-        with Image.open(file) as opened:
+        with Image.open(plain_file(file, "picture")) as opened:
             picture = opened.convert("L")
-    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
+    except (UserError, UnidentifiedImageError, OSError) as error:
         raise UserError(f"mask.path: '{file}' cannot be read as a picture: {error}.") from error
     if mode == "crop":
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.NEAREST)

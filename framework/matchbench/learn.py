@@ -7,29 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment
-from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from framework.config.page import Config
-from framework.errors import UserError
 from framework.matchbench.lessons import Lesson, Lessons, coarser
 from framework.matchbench.losses import lesson_losses
-from framework.training.callbacks import (
-    AtomicCheckpointIO,
-    Bar,
-    Checkpoints,
-    find_checkpoint,
-)
-from framework.training.quiet import quiet_lightning
-from framework.training.system import Optimization
+from framework.training.callbacks import find_checkpoint
+from framework.training.loop import Recording, fit
+from framework.training.system import Diverged, Optimization, Trainee
 from matchers.learned import MatchingHead
 
 
-class MatchingSystem(pl.LightningModule):
+class MatchingSystem(Trainee):
     """Trains a head to find the true match among all cells, and to know when it has not.
 
     The loss is the cross entropy of the softmax over the other image's cells against a narrow
@@ -58,14 +48,14 @@ class MatchingSystem(pl.LightningModule):
         """One loss.
 
         Raises:
-            UserError: it is not finite.
+            Diverged: it is not finite.
         """
         found, trust, right = lesson_losses(self.head, lesson, self._size)
         # Matched layers have coarser grids, too.
         found_coarse, trust_coarse, _ = lesson_losses(self.head, coarser(lesson), self._size)
         loss = found + 0.3 * trust + 0.3 * (found_coarse + 0.3 * trust_coarse)
         if not torch.isfinite(loss):
-            raise self._diverged(f"the loss is {loss.item()}")
+            raise Diverged(self.global_step, f"the loss is {loss.item()}")
         values = {"loss": loss, "matching": found, "confidence": trust, "pck@0.1": right}
         self.log_dict({k: v.detach() for k, v in values.items()}, batch_size=1)
         return loss
@@ -74,17 +64,11 @@ class MatchingSystem(pl.LightningModule):
         """Look at the head before it is kept.
 
         Raises:
-            UserError: some of it is not finite.
+            Diverged: some of it is not finite.
         """
         for name, parameter in self.head.named_parameters():
             if not torch.isfinite(parameter).all():
-                raise self._diverged(f"{name} is not finite")
-
-    def _diverged(self, why: str) -> UserError:
-        return UserError(
-            f"Training was stopped in step {self.global_step}: {why}. Lower --learning-rate, with "
-            "another output folder."
-        )
+                raise Diverged(self.global_step, f"{name} is not finite")
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Nothing to do: descriptors are where the model is."""
@@ -101,10 +85,6 @@ class MatchingSystem(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the task's identity into a checkpoint."""
-        checkpoint["identity"] = self.identity
 
 
 def train_head(
@@ -124,44 +104,10 @@ def train_head(
     Raises:
         UserError: training diverged, or the folder belongs to another training.
     """
-    steps = system.optimization.steps
-    found = find_checkpoint(folder / "checkpoints", system.identity)
-    start = found[1] if found else 0
-    if found and start >= steps:
-        content = torch.load(found[0], map_location="cpu", weights_only=True)
-        system.load_state_dict(content["state_dict"])
-        return start
-    lessons.start = start
-    if not start:
+    if find_checkpoint(folder / "checkpoints", system.identity) is None:
         system.head.start_from(lessons.descriptors())
-    device = lessons.observatory.model.device
-    with quiet_lightning():
-        trainer = pl.Trainer(
-            accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            max_steps=steps,
-            max_epochs=-1,
-            gradient_clip_val=1.0,
-            callbacks=[
-                Bar("training the matcher", steps),
-                Checkpoints(folder / "checkpoints", checkpoint_every),
-            ],
-            plugins=[LightningEnvironment(), AtomicCheckpointIO()],
-            logger=CSVLogger(folder, name="logs", version=f"from-{start:06d}"),
-            log_every_n_steps=10,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        loader = DataLoader(lessons, batch_size=None, generator=torch.Generator())
-        try:
-            trainer.fit(system, loader, ckpt_path=found[0] if found else None, weights_only=True)
-        except SystemExit as error:  # Lightning leaves this way after Ctrl+C
-            raise KeyboardInterrupt from error
-    if trainer.global_step < steps:
-        raise KeyboardInterrupt
-    return start
+    recording = Recording("training the matcher", checkpoint_every, advice="Lower --learning-rate")
+    return fit(system, lessons, folder, recording, device=lessons.observatory.model.device)
 
 
 def new_head(width: int, dim: int, blocks: int, seed: int) -> MatchingHead:

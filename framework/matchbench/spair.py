@@ -128,10 +128,12 @@ def _annotations(root: Path, split: str) -> list[Path]:
                 f"--spair: '{root}' has no folder {name}; expected SPair-71k's root, with "
                 f"{PAIRS}/SPLIT/*.json and {PICTURES}/CATEGORY/*.jpg."
             )
-    splits = sorted(entry.name for entry in (root / PAIRS).iterdir() if entry.is_dir())
+    splits = sorted(
+        entry.name for entry in (root / PAIRS).iterdir() if entry.is_dir() and entry.name[0] != "."
+    )
     if split not in splits:
         raise unknown_name("split of SPair-71k", split, splits)
-    files = sorted((root / PAIRS / split).glob("*.json"))
+    files = sorted(f for f in (root / PAIRS / split).glob("*.json") if f.name[0] != ".")
     if not files:
         raise UserError(f"--spair: '{root / PAIRS / split}' has no pair (*.json) in it.")
     return files

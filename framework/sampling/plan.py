@@ -99,8 +99,9 @@ class Plan:
         return following or self.guides(step)
 
     def captures(self, step: int) -> bool:
-        """Whether the extractor looks at activations of this step's reference."""
-        return self.describes(step) or self.looks_ahead(step)
+        """Whether the extractor looks at activations of this step's reference; in every matched
+        step, so that a loop may describe it."""
+        return self.describes(step) or self.matches(step)
 
     def masks(self, step: int) -> bool:
         """Whether masks are used in this step."""

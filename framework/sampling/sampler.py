@@ -15,9 +15,10 @@ from framework.concepts.text import (
     check_distinguishable,
     check_words,
     concept_positions,
-    fill,
+    fill_prompt,
     fill_several,
     named_positions,
+    warn_cut,
 )
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
@@ -164,7 +165,7 @@ class Sampler:
         """
         if len(self.concepts) > 1:
             return fill_several(prompt, self.concepts)
-        return fill(prompt, self.concept)
+        return fill_prompt(prompt, self.concept)
 
     def positions(self, prompt: str) -> list[list[int]]:
         """Where each concept's tokens stand in a filled prompt; empty for one it does not name.
@@ -239,6 +240,7 @@ class Sampler:
         filled = [self.fill(text) for text in prompts]
         for text in filled:
             check_words(self.model.tokenizer, text)
+        warn_cut(self.pipe, filled)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)
 
     # ---------------------------------------------------------------- one batch

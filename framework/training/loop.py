@@ -29,9 +29,8 @@ from framework.training.callbacks import (
     find_checkpoint,
     list_checkpoints,
 )
-from framework.training.data import ConceptBatches
 from framework.training.quiet import quiet_lightning
-from framework.training.system import DenoisingSystem, Diverged
+from framework.training.system import Diverged, Optimization, Trainee
 
 PRECISIONS = ("auto", "32", "bf16", "16")
 _LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -48,6 +47,7 @@ class Recording:
         logger: ``csv``, ``tensorboard`` or ``none``.
         log_every: updates between points of the loss curve.
         previews: draws validation images, or None.
+        advice: what to try where training diverges.
     """
 
     label: str = "training"
@@ -56,11 +56,12 @@ class Recording:
     logger: str = "csv"
     log_every: int = 10
     previews: Previews | None = None
+    advice: str = "Lower personalizer.learning_rate, or use personalizer.precision=32"
 
 
 def fit(
-    system: DenoisingSystem,
-    batches: ConceptBatches,
+    system: Trainee,
+    data: Any,
     folder: Path,
     recording: Recording,
     *,
@@ -75,7 +76,8 @@ def fit(
 
     Args:
         system: what is trained; holds the result afterwards.
-        batches: the data.
+        data: an iterable dataset of batches that begins at its attribute ``start``; for several
+            devices with ``turns``, see :class:`framework.training.data.ConceptBatches`.
         folder: gets ``checkpoints/``, ``logs/`` and ``previews/``.
         recording: what is kept there.
         precision: ``32``, ``bf16`` or ``16`` (autocast).
@@ -88,58 +90,69 @@ def fit(
     Raises:
         UserError: training diverged; or the folder belongs to another training.
     """
-    optimization = system.optimization
-    steps = optimization.steps
-    device = device or torch.device("cpu")
-    checkpoints = folder / "checkpoints"
+    optimization, checkpoints = system.optimization, folder / "checkpoints"
     found = find_checkpoint(checkpoints, system.identity)
     start = found[1] if found else 0
-    if found and start >= steps:
+    if found and start >= optimization.steps:
         content = torch.load(found[0], map_location="cpu", weights_only=True)
         system.load_state_dict(content["state_dict"])
         system.on_load_checkpoint(content)
         system.use_average()
         return start
-    batches.start = start * optimization.accumulate
-    callbacks: list[pl.Callback] = [
-        Bar(recording.label, steps),
-        Averaging(),
-        Checkpoints(checkpoints, recording.checkpoint_every, recording.keep_checkpoints),
-    ]
-    if recording.previews is not None:
-        callbacks.append(recording.previews)
+    data.start = start * optimization.accumulate
     with alone(devices), quiet_lightning(), torch.enable_grad():
-        trainer = pl.Trainer(
-            **_place(device, devices),
-            precision=_LIGHTNING[precision],  # type: ignore[arg-type]
-            max_steps=steps,
-            max_epochs=-1,
-            accumulate_grad_batches=optimization.accumulate,
-            gradient_clip_val=optimization.gradient_clip,
-            callbacks=callbacks,
-            plugins=[LightningEnvironment(), AtomicCheckpointIO()],
-            logger=make_logger(
-                recording.logger, folder, "logs", f"from-{start:06d}", "personalizer.logger"
-            ),
-            log_every_n_steps=recording.log_every,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        batches.turns = lambda: (trainer.global_rank, trainer.world_size)
+        place = _place(device or torch.device("cpu"), devices)
+        trainer = _trainer(optimization, folder, recording, start, place, precision)
+        if devices > 1:
+            data.turns = lambda: (trainer.global_rank, trainer.world_size)
         # A generator of its own: the loader would otherwise draw from the global one.
-        loader = DataLoader(batches, batch_size=None, generator=torch.Generator())
+        loader = DataLoader(data, batch_size=None, generator=torch.Generator())
         try:
             with interruptible(), plain_disk_errors(folder):
                 ckpt = found[0] if found else None
                 trainer.fit(system, loader, ckpt_path=ckpt, weights_only=True)
         except Diverged as error:
-            raise UserError(_advice(error, checkpoints)) from error
-    if trainer.global_step < steps:  # pragma: no cover - Lightning stopped by a signal
+            raise UserError(_advice(error, checkpoints, recording.advice)) from error
+    if trainer.global_step < optimization.steps:  # pragma: no cover - stopped by a signal
         raise KeyboardInterrupt
     system.use_average()
     return start
+
+
+def _trainer(
+    optimization: Optimization,
+    folder: Path,
+    recording: Recording,
+    start: int,
+    place: dict[str, Any],
+    precision: str,
+) -> pl.Trainer:
+    """Lightning's trainer, quiet, with our bar, checkpoints and logs."""
+    callbacks: list[pl.Callback] = [
+        Bar(recording.label, optimization.steps),
+        Averaging(),
+        Checkpoints(folder / "checkpoints", recording.checkpoint_every, recording.keep_checkpoints),
+    ]
+    if recording.previews is not None:
+        callbacks.append(recording.previews)
+    return pl.Trainer(
+        **place,
+        precision=_LIGHTNING[precision],  # type: ignore[arg-type]
+        max_steps=optimization.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=optimization.accumulate,
+        gradient_clip_val=optimization.gradient_clip,
+        callbacks=callbacks,
+        plugins=[LightningEnvironment(), AtomicCheckpointIO()],
+        logger=make_logger(
+            recording.logger, folder, "logs", f"from-{start:06d}", "personalizer.logger"
+        ),
+        log_every_n_steps=recording.log_every,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
 
 
 def is_main(devices: int) -> bool:
@@ -233,10 +246,10 @@ def _place(device: torch.device, devices: int) -> dict[str, Any]:
     return {"accelerator": kind, "devices": [device.index or 0] if kind == "gpu" else 1}
 
 
-def _advice(error: Diverged, checkpoints: Path) -> str:
+def _advice(error: Diverged, checkpoints: Path, advice: str) -> str:
     saved = list_checkpoints(checkpoints)
     kept = f"The last good checkpoint is {saved[0]}. " if saved else ""
     return (
-        f"Training was stopped in step {error.step}: {error.what}. {kept}Lower "
-        "personalizer.learning_rate, or use personalizer.precision=32, with another output folder."
+        f"Training was stopped in step {error.step}: {error.what}. {kept}{advice}, "
+        "with another output folder."
     )

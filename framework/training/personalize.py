@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.config.page import Config, to_plain
-from framework.config.resources import resolve_path
+from framework.config.resources import is_there, resolve_path
 from framework.errors import UserError
 from framework.interfaces import PERSONALIZERS
 from framework.runs.atomic import read_json, write_atomic
@@ -105,7 +105,7 @@ def personalizer_for(path: Path, config: Config) -> Any:
         UserError: the weights do not exist, or nothing loads them.
     """
     configured = config.part("personalizer")
-    if not path.exists():
+    if not is_there(path):
         recognise(path)
     try:
         kind = recognise(path).kind

@@ -60,7 +60,29 @@ class Diverged(Exception):
         self.step, self.what = step, what
 
 
-class DenoisingSystem(pl.LightningModule):
+class Trainee(pl.LightningModule):
+    """What :func:`framework.training.loop.fit` trains.
+
+    Attributes:
+        optimization: optimizer and schedule.
+        identity: names the task; kept in checkpoints so that no other task resumes from them.
+    """
+
+    optimization: Optimization
+    identity: str
+
+    def follow(self) -> None:
+        """Called once an update, for those that keep a running mean."""
+
+    def use_average(self) -> None:
+        """Called at the end, likewise."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the task's identity into a checkpoint."""
+        checkpoint["identity"] = self.identity
+
+
+class DenoisingSystem(Trainee):
     """Trains parameters that somewhere take part in a pipeline's denoising.
 
     The pipeline is received, not owned: its weights are no submodule, are neither moved nor saved,
@@ -175,7 +197,7 @@ class DenoisingSystem(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the task's identity and the running mean into a checkpoint."""
-        checkpoint["identity"] = self.identity
+        super().on_save_checkpoint(checkpoint)
         checkpoint["average"] = self.average
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

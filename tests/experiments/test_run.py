@@ -252,3 +252,25 @@ def test_submitted_to_local_processes(done, world, tmp_path):
     assert main([*words, "--tasks", "1", "--wait"]) == 0
     assert contents(tmp_path / "run") == contents(folder)
     assert main([*words, "--tasks", "1", "--wait"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run.devices=1000"], "run.devices is 1000; this machine has"),
+        (["model.device=cuda:99"], "model.device is 'cuda:99'"),
+        (["run.accelerator=gpus"], "expected auto, cpu, gpu"),
+        (["sampler.height=100000", "sampler.width=1000000"], "100000 x 1000000 pixels takes"),
+        (["mask.resolution=5"], "Variant 'ours': mask.resolution"),
+        (["prompts=[a photo of a {} on the moooon]"], "moooon"),
+        (["--timed", "-1"], "--timed is -1"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_learned(world, tmp_path, capsys, words, message):
+    plan = tiny_plan(world, run={"matches": 4})
+    del plan["config"]["concept.placeholder"]  # so that words would have to be learned
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    command = ["ablate", str(tmp_path / "plan.yaml"), "--output", str(tmp_path / "run")]
+    assert main([*command, "--no-scores", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -34,7 +34,8 @@ def part(kind, path, **options):
 
 
 def draw(pipe, concept=None, options=None, cache=None, **parts):
-    sampler = tiny_sampler(pipe, concept, options, cache or NoCache(), **parts)
+    cache = NoCache() if cache is None else cache
+    sampler = tiny_sampler(pipe, concept, options, cache, **parts)
     return sampler(PROMPTS, **TRACED)
 
 
@@ -109,9 +110,11 @@ def test_an_injector_acts_in_some_layers_and_below_some_noise(sd1):
     image = draw(sd1, injector=watched(noise=1.0)).images
     plain = draw(sd1, injector="none").images
     assert not torch.allclose(image, plain, atol=1e-4)
-    assert torch.equal(draw(sd1, injector=watched(noise=0.0)).images, plain)
+    silent = draw(sd1, injector=watched(noise=0.0)).images  # where maps are seen, rounded otherwise
+    torch.testing.assert_close(silent, plain, atol=2e-4, rtol=1e-4)
     late = draw(sd1, injector=watched(noise=0.6)).images  # the last step alone is below
-    assert not torch.equal(late, plain) and not torch.equal(late, image)
+    assert not torch.equal(late, silent)
+    assert not torch.allclose(late, image, atol=1e-3)
     first = seen[: len(seen) // 3]
     assert {inputs.step for inputs in first} == {1, 2}
     assert len({inputs.layer for inputs in first}) == 9

@@ -31,14 +31,6 @@ _STRANGERS = (
 )
 
 
-def present(path: Path) -> bool:
-    """Whether anything is there; a name no system accepts (too long, say) is not."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
-
-
 def form_of(file: Path) -> str:
     """How a weight file is written, ``safetensors`` or ``pickle``, by its first bytes.
 
@@ -136,15 +128,15 @@ def check_values(source: object, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _unpickled(file: Path, mmap: bool = False) -> Any:
+    options = {"map_location": "cpu", "weights_only": True}
     try:
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]), file.open("rb") as stream:
+            if not mmap or file.suffix == ".safetensors":  # torch goes by that ending itself
+                return _plain(torch.load(stream, **options))
             try:
-                content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-            except RuntimeError:
-                if not mmap:
-                    raise
-                content = torch.load(file, map_location="cpu", weights_only=True)
-        return _plain(content)
+                return _plain(torch.load(file, mmap=True, **options))
+            except RuntimeError:  # of the older form, which cannot be left on disk
+                return _plain(torch.load(stream, **options))
     except Exception as error:  # unpickling errors have many classes, all mean the same here
         raise UserError(_unreadable(file, error)) from error
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from framework.config.resources import is_there
 from framework.errors import UserError
 from framework.training.formats.kinds import (
     CUSTOM_DIFFUSION,
@@ -17,7 +18,7 @@ from framework.training.formats.kinds import (
     UnknownWeights,
     file_kind,
 )
-from framework.training.formats.reading import SUFFIXES, present, read_weights
+from framework.training.formats.reading import SUFFIXES, read_weights
 
 __all__ = [
     "CUSTOM_DIFFUSION",
@@ -42,7 +43,7 @@ def recognise(path: Path) -> Found:
     Raises:
         UserError: there is nothing, nothing known, several things, or a file that cannot be read.
     """
-    if not present(path):
+    if not is_there(path):
         raise UserError(
             f"The weights '{str(path)[:200]}' do not exist; give a file or folder that holds "
             f"{KINDS}."

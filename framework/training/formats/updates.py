@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ class Update:
 
 
 def weight_change(update: Update, shape: Shape) -> Tensor | None:
-    """What is added to a weight before its magnitude is set, float32 of ``shape``.
+    """What is added to a weight (O, I, ...) before its magnitude is set, float32 of ``shape``.
 
     Raises:
         ValueError: the parts do not make up such a weight.
@@ -83,6 +84,8 @@ def weight_change(update: Update, shape: Shape) -> Tensor | None:
         change = low_rank(parts["down_weight"], parts["up_weight"], parts.get("mid_weight"))
     elif "hada_w1_a" in parts:
         change = hadamard(parts)
+        if change.ndim < len(shape) and tuple(change.shape) == (shape[0], math.prod(shape[1:])):
+            change = change.reshape(shape)  # LyCORIS keeps a convolution's window beside its input
     elif any(name.startswith("lokr_w") for name in parts):
         change = kronecker(parts, shape)
     elif "diff" in parts or "w_norm" in parts:
@@ -103,10 +106,10 @@ def bias_change(update: Update) -> Tensor | None:
 
 
 def updated(weight: Tensor, update: Update, scale: float) -> Tensor | None:
-    """A weight with an update, float32; None if the update leaves it alone.
+    """A weight (O, I, ...) with an update, float32; None if the update leaves it alone.
 
     Args:
-        weight: (out, in, ...).
+        weight: the old one.
         update: the update.
         scale: 0 gives the weight itself, 1 the whole update, between them a mixture.
     """
@@ -122,11 +125,11 @@ def updated(weight: Tensor, update: Update, scale: float) -> Tensor | None:
 
 
 def low_rank(down: Tensor, up: Tensor, mid: Tensor | None = None) -> Tensor:
-    """up x down, (out, in, ...); with a Tucker core ``mid`` (rank, rank, h, w) between them.
+    """up x down, (O, I, ...); with a Tucker core ``mid`` (R, R, h, w) between them.
 
     Args:
-        down: (rank, in, ...).
-        up: (out, rank, ...).
+        down: (R, I, ...).
+        up: (O, R, ...).
         mid: the core, or None.
     """
     rank = down.shape[0]
@@ -164,12 +167,12 @@ def kronecker(parts: Mapping[str, Tensor], shape: Shape) -> Tensor:
 
 
 def tucker(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """(rank, rank, h, w) with (rank, out) and (rank, in) -> (out, in, h, w)."""
+    """(R, R, h, w) with (R, O) and (R, I) -> (O, I, h, w)."""
     return torch.einsum("ij...,io,jn->on...", core, outer, inner)
 
 
 def with_rows(weight: Tensor, magnitude: Tensor) -> Tensor:
-    """DoRA: every output's weights of (out, in, ...) at the length ``magnitude`` (out) gives."""
+    """DoRA: every output's weights of (O, I, ...) at the length ``magnitude`` (O,) gives."""
     flat = weight.reshape(len(weight), -1)
     return (magnitude.reshape(-1, 1) * flat / flat.norm(dim=1, keepdim=True)).reshape(weight.shape)
 
@@ -178,8 +181,8 @@ def with_magnitude(weight: Tensor, scale: Tensor) -> Tensor:
     """LyCORIS's DoRA: lengths along the axis on which ``scale`` has one entry each.
 
     Args:
-        weight: (out, in, ...).
-        scale: (out, 1, ...) or (1, in, ...).
+        weight: (O, I, ...).
+        scale: (O, 1, ...) or (1, I, ...).
 
     Raises:
         ValueError: it is neither.
