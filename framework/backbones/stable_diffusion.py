@@ -17,6 +17,7 @@ from framework.errors import UserError
 from framework.interfaces import BACKBONES, Backbone, Condition
 from framework.interfaces.layers import Attend, MapObserver, resolve
 from framework.interfaces.schedule import Schedule
+from framework.runs.machine import check_picture_size
 
 
 @BACKBONES.register("stable_diffusion")
@@ -85,6 +86,7 @@ class StableDiffusion(Backbone):
                 raise UserError(
                     f"{name} is {side} pixels; expected a positive multiple of {factor}."
                 )
+        check_picture_size(height, width)
         return height // factor, width // factor
 
     # ---------------------------------------------------------------- text

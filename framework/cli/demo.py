@@ -101,7 +101,7 @@ def demo_config(args: argparse.Namespace) -> Config:
 
 def _write(plan: Any, concept: Concept, folder: Path, reused: bool, begun: float) -> dict[str, Any]:
     """Pictures first, ``metrics.json`` last: a folder that has it is complete."""
-    from framework.concepts.text import fill
+    from framework.concepts.text import fill_prompt
     from framework.experiments.arm_pictures import write_grid, write_matches
     from framework.experiments.arms import read_pairs
     from framework.runs.atomic import write_atomic
@@ -118,7 +118,7 @@ def _write(plan: Any, concept: Concept, folder: Path, reused: bool, begun: float
     report |= {
         "concept": {"name": concept.name, "phrase": concept.phrase},
         "cells": [
-            cell | {"file": Path(cell["file"]).name, "prompt": fill(cell["prompt"], concept)}
+            cell | {"file": Path(cell["file"]).name, "prompt": fill_prompt(cell["prompt"], concept)}
             for cell in report["cells"]
         ],
         "seconds": {k: round(v, 2) if isinstance(v, float) else v for k, v in seconds.items()},

@@ -125,7 +125,8 @@ def _run(module: ModuleType, parser: Parser, flags: list[str], words: list[str])
             from framework.runs.progress import no_progress
 
             stack.enter_context(no_progress())
-        if hasattr(args, "overrides") and not args.debug:  # a command that reads a configuration
+        loads = getattr(module, "LOADS_MODELS", hasattr(args, "overrides"))
+        if loads and not args.debug:
             hush_loading()
         return int(module.run(args) or 0)
 
@@ -138,10 +139,15 @@ def _fail(message: str, status: int, debug: bool) -> int:
     except OSError:
         discard_output()
     try:
-        print(f"{PROGRAM}: error: {message}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: error: {_one_line(message)}", file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return status
+
+
+def _one_line(message: str) -> str:
+    """The message with what would break its line, or steer the terminal, spelled out."""
+    return "".join(c if c.isprintable() or c > "\x9f" else repr(c)[1:-1] for c in message)
 
 
 if __name__ == "__main__":

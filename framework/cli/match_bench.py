@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write, print."""
     config = config_of(args)
     kind = _kind(args)
-    check_range("--pairs", args.pairs, 1)
+    check_range("--pairs", args.pairs, 1, 1_000_000)
     check_range("--seed", args.seed, 0, 2**31 - 1)
 
     from framework.backbones.loading import load_pipeline
@@ -122,6 +122,8 @@ def _kind(args: argparse.Namespace) -> str:
         raise UserError("--split is of SPair-71k; leave it out without --spair.")
     if args.class_name and kind != "images":
         raise UserError("--class-name says what --images show; leave it out without --images.")
+    if args.class_name and not args.class_name.strip():
+        raise UserError("--class-name is empty; give the plain noun, e.g. --class-name dog.")
     return kind
 
 
@@ -161,12 +163,18 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     """Write :data:`FILES`; print the tables."""
     from rich.console import Console
 
-    from framework.matchbench.report import KEY, draw_curves, main_table, markdown, split_table
-    from framework.matchbench.summary import summarise
+    from framework.matchbench.report import (
+        KEY,
+        draw_curves,
+        main_table,
+        matching_markdown,
+        split_table,
+    )
+    from framework.matchbench.summary import summarise_records
     from framework.runs.atomic import write_atomic
     from framework.runs.machine import versions
 
-    folder, rows = bench.folder, summarise(records)
+    folder, rows = bench.folder, summarise_records(records)
     pairs = len({record["pair"] for record in records})
     where = {"world": "renders", "images": "warped pictures", "spair": "SPair-71k"}[kind]
     title = f"{pairs} pairs ({where}), {len(bench.steps)} of {_total(config)} sampling steps"
@@ -182,7 +190,7 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
         "device": str(bench.observatory.model.device),
     }
     write_atomic(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    write_atomic(folder / "table.md", markdown(rows))
+    write_atomic(folder / "table.md", matching_markdown(rows))
     curves = [
         {"extractor": row["extractor"], "matcher": bench.about["matchers"][row["matcher"]]}
         | {"curve": row["curve"]}

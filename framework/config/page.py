@@ -259,7 +259,9 @@ def _part_section(kind: str, data: Layer) -> Layer:
             section[item.name] = over(defaults[item.name], section[item.name])
     methods = data["personalizers"] if kind == "personalizer" else {}
     suited = methods.get(name) if isinstance(methods, Mapping) else None
-    return defaults | dict(suited or {}) | section | {"name": name}
+    return (
+        defaults | (dict(suited) if isinstance(suited, Mapping) else {}) | section | {"name": name}
+    )
 
 
 def _options_class(kind: str, name: str) -> type:

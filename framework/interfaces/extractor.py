@@ -11,7 +11,7 @@ from torch import Tensor
 
 from framework.interfaces.backbone import Backbone
 from framework.interfaces.part import Part
-from framework.interfaces.shapes import check_shape
+from framework.interfaces.shapes import check_shape, check_type
 from framework.interfaces.step import StepOutputs
 from framework.registry import Registry
 from framework.runs.fingerprint import of_part
@@ -41,7 +41,7 @@ class FeatureExtractor(Part, ABC):
     """
 
     #: Whether a step is matched with its *own* descriptors. They exist only after an
-    #: evaluation, so the sampler then evaluates both branches once without injection before every
+    #: evaluation, so the sampler then evaluates the targets once without injection before every
     #: matched step (twice the work there). May be set by the constructor.
     current: bool = False
 
@@ -102,6 +102,7 @@ class FeatureExtractor(Part, ABC):
         """
         features = self.describe(step)
         who = f"{type(self).__name__}.describe"
+        check_type(who, features, Features)
         pairs = step.layout.halves * step.layout.targets
         check_shape(f"{who}: target", features.target, (pairs, None, None, None))
         check_shape(f"{who}: reference", features.reference, tuple(features.target.shape))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from framework.interfaces.backbone import Backbone
 from framework.interfaces.part import Part
-from framework.interfaces.shapes import check_shape
+from framework.interfaces.shapes import check_shape, check_type
 from framework.interfaces.step import StepContext
 from framework.registry import Registry
 from framework.runs.fingerprint import of_part
@@ -106,6 +106,7 @@ class MaskProvider(Part, ABC):
         """
         result = self.masks(height, width, pairs)
         who = f"{type(self).__name__}.masks"
+        check_type(who, result, Masks)
         check_shape(f"{who}: target", result.target, (pairs, height, width))
         check_shape(f"{who}: reference", result.reference, (pairs, height, width))
         return result

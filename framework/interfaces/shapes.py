@@ -31,6 +31,19 @@ def check_shape(what: str, tensor: Tensor, expected: Sequence[int | None]) -> No
         raise UserError(f"{what} has shape {got}; expected ({wanted}).")
 
 
+def check_type(what: str, value: object, expected: type) -> None:
+    """Refuse what a part gave back if it is of another type; a forgotten ``return`` gives None.
+
+    Raises:
+        UserError: with both types.
+    """
+    if not isinstance(value, expected):
+        raise UserError(
+            f"{what} gave {type(value).__name__}; expected {expected.__name__}. Is a return "
+            "missing?"
+        )
+
+
 def grid_of(positions: int, height: int, width: int) -> tuple[int, int]:
     """Grid (H, W) of an attention layer with ``positions`` cells under an (h, w) latent.
 

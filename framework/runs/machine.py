@@ -48,7 +48,8 @@ def check_picture_size(height: int, width: int) -> None:
     if needed > there:
         raise UserError(
             f"A picture of {height} x {width} pixels takes at least {needed / _GIB:.0f} GiB; this "
-            f"machine has {there / _GIB:.0f} GiB free. Lower sampler.height and sampler.width."
+            f"machine has {there / _GIB:.0f} GiB free. Lower sampler.height and sampler.width "
+            "(in training personalizer.resolution)."
         )
 
 

@@ -93,6 +93,8 @@ def test_sizes(sd1):
     for side in (0, 4, 100):
         with pytest.raises(UserError, match=f"height is {side} pixels; .* multiple of 8"):
             model.latent_size(side, 128)
+    with pytest.raises(UserError, match="100000 x 1000000 pixels takes at least 23842 GiB"):
+        model.latent_size(100_000, 1_000_000)
 
 
 def test_prepare_image():
