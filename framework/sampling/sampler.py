@@ -186,6 +186,10 @@ class Sampler:
         total = self.evaluations(num_inference_steps)
         return [step for step in range(total) if Plan(self.parts, total).matches(step)]
 
+    def denoiser(self, num_inference_steps: int | None = None) -> Denoiser:
+        """The model with the schedule of a number of steps; default from the configuration."""
+        return self._denoiser(self._steps(num_inference_steps))
+
     def reference(self, num_inference_steps: int | None = None) -> Reference:
         """The first prepared reference for a number of steps; computed once and kept."""
         return self.subjects[0].references(self._denoiser(self._steps(num_inference_steps)))[0]
