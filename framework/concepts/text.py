@@ -17,7 +17,7 @@ SLOT = "{}"
 logger = logging.getLogger(__name__)
 
 
-def fill(prompt: str, concept: Concept) -> str:
+def fill_prompt(prompt: str, concept: Concept) -> str:
     """Put the concept into a prompt: ``{}`` becomes "placeholder class".
 
     A prompt that already has the placeholder is returned as it is.

@@ -15,7 +15,7 @@ from framework.concepts.text import (
     check_distinguishable,
     check_words,
     concept_positions,
-    fill,
+    fill_prompt,
     fill_several,
     named_positions,
     warn_cut,
@@ -165,7 +165,7 @@ class Sampler:
         """
         if len(self.concepts) > 1:
             return fill_several(prompt, self.concepts)
-        return fill(prompt, self.concept)
+        return fill_prompt(prompt, self.concept)
 
     def positions(self, prompt: str) -> list[list[int]]:
         """Where each concept's tokens stand in a filled prompt; empty for one it does not name.
@@ -185,6 +185,10 @@ class Sampler:
         """Indices of the steps in which matches are used."""
         total = self.evaluations(num_inference_steps)
         return [step for step in range(total) if Plan(self.parts, total).matches(step)]
+
+    def denoiser(self, num_inference_steps: int | None = None) -> Denoiser:
+        """The model with the schedule of a number of steps; default from the configuration."""
+        return self._denoiser(self._steps(num_inference_steps))
 
     def reference(self, num_inference_steps: int | None = None) -> Reference:
         """The first prepared reference for a number of steps; computed once and kept."""

@@ -14,7 +14,7 @@ from framework.concepts.text import (
     check_words,
     concept_positions,
     cut_off,
-    fill,
+    fill_prompt,
     unknown_words,
     warn_cut,
 )
@@ -43,19 +43,19 @@ def pipe(sd1):
     ],
 )
 def test_fill(prompt, expected):
-    assert fill(prompt, TOY) == expected
+    assert fill_prompt(prompt, TOY) == expected
 
 
 @pytest.mark.parametrize("prompt", ["a photo", "toys", "a dog", "", "{"])
 def test_prompts_without_the_concept_are_refused(prompt):
     with pytest.raises(UserError, match=r"does not mention the concept. Write '\{\}' or 'toy'"):
-        fill(prompt, TOY)
+        fill_prompt(prompt, TOY)
 
 
 def test_fill_with_a_placeholder_in_brackets():
     concept = tiny_concept(placeholder="<my-dog>")
-    assert fill("a <my-dog>, red", concept) == "a <my-dog>, red"
-    assert fill("a {}", concept) == "a <my-dog> dog"
+    assert fill_prompt("a <my-dog>, red", concept) == "a <my-dog>, red"
+    assert fill_prompt("a {}", concept) == "a <my-dog> dog"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_positions_of_several_sub_words(sd1):
 
 def test_positions_without_placeholder(sd1):
     concept = tiny_concept(placeholder="")
-    assert fill("a photo of a {}", concept) == "a photo of a dog"
+    assert fill_prompt("a photo of a {}", concept) == "a photo of a dog"
     assert concept_positions(backbone_of(sd1), "a dog on a dog", concept) == [2, 5]
 
 
