@@ -258,3 +258,10 @@ def check_distinguishable(concepts: Sequence[Concept]) -> None:
                 f"Two concepts have the {what} '{twice}'; give each its own, e.g. "
                 "concepts: [{name: mug, ...}, {name: duck, ...}] with different placeholders."
             )
+
+
+def check_prompts(pipe: Any, tokenizer: Any, prompts: Sequence[str]) -> None:
+    """Refuse prompts with unknown words, see :func:`check_words`; say what is cut off of others."""
+    for prompt in prompts:
+        check_words(tokenizer, prompt)
+    warn_cut(pipe, prompts)

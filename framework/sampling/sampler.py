@@ -13,12 +13,11 @@ from torch import Tensor
 from framework.backbones.choose import backbone_of
 from framework.concepts.text import (
     check_distinguishable,
-    check_words,
+    check_prompts,
     concept_positions,
     fill_prompt,
     fill_several,
     named_positions,
-    warn_cut,
 )
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
@@ -238,9 +237,7 @@ class Sampler:
                 "for each prompt, or a single prompt."
             )
         filled = [self.fill(text) for text in prompts]
-        for text in filled:
-            check_words(self.model.tokenizer, text)
-        warn_cut(self.pipe, filled)
+        check_prompts(self.pipe, self.model.tokenizer, filled)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)
 
     # ---------------------------------------------------------------- one batch

@@ -6,8 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from framework.concepts.folders import file_stem
-from framework.config.resources import is_there
+from framework.config.resources import file_stem, is_there
 from framework.errors import UserError
 from framework.training.formats.kinds import (
     CUSTOM_DIFFUSION,
