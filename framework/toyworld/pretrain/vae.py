@@ -125,6 +125,10 @@ class VAEStage(Stage):
         else:
             self.heads = nn.ModuleDict({"colour": nn.Conv2d(4, 3, 1)})
 
+    def is_outer(self, name: str) -> bool:
+        """The layers at pixels and at latents."""
+        return any(part in name for part in ("conv_in", "conv_out", "quant_conv"))
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction (absolute, squared, edges) and divergence."""
         c, pictures = self.config, batch["pictures"]
