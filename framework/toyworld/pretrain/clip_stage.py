@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, VisionTextDualEncoderModel
 
 from framework.toyworld.dataset import RenderedWorld
+from framework.toyworld.palette import PATTERNS
 from framework.toyworld.pretrain import prompts
 from framework.toyworld.pretrain.clip import class_scores, text_features, zero_shot
 from framework.toyworld.pretrain.data import (
+    ACCESSORY_NAMES,
     CATEGORY_NAMES,
     COLOUR_NAMES,
     brighten,
@@ -45,6 +47,8 @@ class CLIPStageConfig(StageConfig):
         contrastive: Weight of the contrastive loss on captions; each zero-shot loss has 1.
         dense: Weight of predicting, with a head that is not kept, the object's share of each cell
             and on the object its category and main colour.
+        details: Weight of telling main pattern and accessory by linear maps, not kept, from what
+            the tower gives: so that a probe can, too.
         warp: Strength of random zoom, turn, stretch and shift.
         brightness: Strength of random gain and offset.
         blur: Fraction of the full-size pictures that are blurred.
@@ -67,6 +71,7 @@ class CLIPStageConfig(StageConfig):
     adam: float = 0.1
     contrastive: float = 0.5
     dense: float = 0.5
+    details: float = 0.3
     warp: float = 1.0
     brightness: float = 0.12
     blur: float = 0.25
@@ -98,7 +103,14 @@ class CLIPStage(Stage):
         super().__init__(clip, config, picture_batches(world, config, decoded))
         cells = clip.config.vision_config.hidden_size // 2
         classes = 1 + len(CATEGORY_NAMES) + len(COLOUR_NAMES)
-        self.heads = nn.ModuleDict({"dense": nn.Linear(cells, classes)})
+        pooled = clip.config.vision_config.hidden_size
+        self.heads = nn.ModuleDict(
+            {
+                "dense": nn.Linear(cells, classes),
+                "pattern": nn.Linear(pooled, len(PATTERNS)),
+                "accessory": nn.Linear(pooled, len(ACCESSORY_NAMES)),
+            }
+        )
         self.tokenizer, self.validation = tokenizer, validation
         clip.text_model.requires_grad_(False)
         clip.text_projection.requires_grad_(False)
@@ -123,7 +135,7 @@ class CLIPStage(Stage):
         return Muon(groups, self.config.lr, self.config.weight_decay)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Contrastive, zero-shot and dense losses."""
+        """Contrastive, zero-shot and dense losses, and the details'."""
         c, clip, pictures = self.config, self.network, batch["pictures"]
         if self.progress < c.half:
             pictures = F.avg_pool2d(pictures, 2)
@@ -137,6 +149,10 @@ class CLIPStage(Stage):
         for name, scores in class_scores(images, self.classes, batch["category"]).items():
             value = value + F.cross_entropy(scale * scores, batch[name])
             figures[name] = (scores.argmax(-1) == batch[name]).float().mean()
+        for name in ("pattern", "accessory"):
+            told = self.heads[name](vision.pooler_output.flatten(1)).float()
+            value = value + c.details * F.cross_entropy(told, batch[name])
+            figures[name] = (told.argmax(-1) == batch[name]).float().mean()
         dense = self.dense_loss(vision.last_hidden_state, batch)
         figures["dense"] = dense
         return value + c.dense * dense, figures

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import clip, clip_stage, identity, models, text, unet, vae
+from framework.toyworld.pretrain import clip, clip_stage, identity, models, probe, text, unet, vae
 from framework.toyworld.pretrain.latents import cache_latents
 from framework.toyworld.pretrain.models import write_folder
 from framework.toyworld.pretrain.stage import StageConfig, averaged_weights, fit
@@ -85,6 +86,13 @@ def train_identity(config: identity.IdentityConfig, data: Path, work: Path) -> N
         models.publish_identity(work, work / "identity" / "last.ckpt")
 
 
+def train_probe(data: Path, work: Path) -> None:
+    """Fits the probe on what CLIP's vision tower sees; leaves ``models/probe``."""
+    world, _ = _worlds(data)
+    found = probe.train_probe(models.load_clip(work), models.load_vae(work), world)
+    write_folder(work / "models" / "probe", found.save)
+
+
 def cache(data: Path, work: Path, size: int, part: str = "train") -> Path:
     """Encodes a set (``train`` or ``val``) at a size in pixels with ``models/vae``."""
     path = work / "latents" / f"{part}_{size}.npy"
@@ -132,3 +140,12 @@ STAGES: dict[str, tuple[type[StageConfig], Callable[[Any, Path, Path], None]]] =
     "unet": (unet.UNetConfig, train_unet),
 }
 """Stage -> options and what it runs."""
+
+
+def run(name: str, options: dict[str, Any], data: Path, work: Path) -> None:
+    """Runs a stage with options by name; from its last checkpoint, if there is one."""
+    config_class, train = STAGES[name]
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), options))
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    train(config, data, work)
