@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -324,3 +325,20 @@ def test_retrieval_by_hand() -> None:
     features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     assert identity.retrieval(features, owners, categories) == 1.0
     assert identity.retrieval(features[[0, 2, 1, 3]], owners, categories) < 1.0
+
+
+@pytest.mark.parametrize("stage", ["identity", "unet", "vae"])
+def test_muon_trains_what_lies_inside(stage: str, data: Path, work: Path, tmp_path: Path) -> None:
+    """First and last layers, tokens, vectors and heads are AdamW's."""
+    shutil.copytree(work / "models", tmp_path / "models")
+    command(stage, data, tmp_path, "max_steps=1", "optimizer=muon", *SMALL[stage])
+    folder = tmp_path / ("unet_64" if stage == "unet" else stage)
+    groups = load_checkpoint(folder / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    assert [group["muon"] for group in groups] == [True, False, False]
+    assert all(len(group["params"]) for group in groups)
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    """Before anything is trained."""
+    with pytest.raises(ValueError, match="'lion'"):
+        muon.build_optimizer("lion", [], [], 0.1, 0.1, 0.0)

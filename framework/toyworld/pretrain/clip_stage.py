@@ -28,7 +28,6 @@ from framework.toyworld.pretrain.data import (
     pictures_of,
     warp,
 )
-from framework.toyworld.pretrain.muon import Muon
 from framework.toyworld.pretrain.stage import Batch, MakeBatch, Stage, StageConfig
 
 logger = logging.getLogger(__name__)
@@ -42,8 +41,6 @@ class CLIPStageConfig(StageConfig):
         fresh: Starts with a new vision tower, else with that of ``models/clip``.
         channels: Of a new vision tower's maps.
         half: Fraction of the budget with pictures of half the size: four times as many.
-        adam: Learning rate of vectors and of the first and last layer, as a fraction of ``lr``,
-            which is Muon's.
         contrastive: Weight of the contrastive loss on captions; each zero-shot loss has 1.
         dense: Weight of predicting, with a head that is not kept, the object's share of each cell
             and on the object its category and main colour.
@@ -59,6 +56,7 @@ class CLIPStageConfig(StageConfig):
 
     minutes: float = 25.0
     batch_size: int = 64
+    optimizer: str = "muon"
     lr: float = 0.02
     warmup_steps: int = 60
     weight_decay: float = 0.02
@@ -68,7 +66,6 @@ class CLIPStageConfig(StageConfig):
     fresh: bool = True
     channels: tuple[int, ...] = (32, 64, 128, 256)
     half: float = 0.5
-    adam: float = 0.1
     contrastive: float = 0.5
     dense: float = 0.5
     details: float = 0.3
@@ -121,18 +118,9 @@ class CLIPStage(Stage):
             found = text_features(clip, prompts.token_ids(tokenizer, texts, 0))
         self.register_buffer("classes", found, persistent=False)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Muon over the kernels between the first and the last layer, AdamW over the rest."""
-        tower = self.network.vision_model
-        kernels = [p for n, p in tower.named_parameters() if p.ndim == 4 and ".stem." not in n]
-        chosen = set(map(id, kernels))
-        rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
-        rest += list(self.heads.parameters())
-        groups = [
-            {"params": kernels, "muon": True},
-            {"params": rest, "relative": self.config.adam},
-        ]
-        return Muon(groups, self.config.lr, self.config.weight_decay)
+    def is_outer(self, name: str) -> bool:
+        """The first layer and the projection."""
+        return ".stem." in name or name.startswith("visual_projection")
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Contrastive, zero-shot and dense losses, and the details'."""

@@ -173,6 +173,10 @@ class IdentityStage(Stage):
         super().__init__(model, config, view_batches(world, config))
         self.validation = validation
 
+    def is_outer(self, name: str) -> bool:
+        """The patches' filters and what is added to tokens."""
+        return name in ("cls_token", "pos_embed") or name.startswith("patch_embed")
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Contrastive over views, of the class token and of the object's patches."""
         c = self.config
