@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import AutoModel, CLIPTokenizer
 
+from framework.errors import UserError
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld, training_scene
 from framework.toyworld.pretrain import (
@@ -340,5 +341,5 @@ def test_muon_trains_what_lies_inside(stage: str, data: Path, work: Path, tmp_pa
 
 def test_an_unknown_optimizer_is_refused() -> None:
     """Before anything is trained."""
-    with pytest.raises(ValueError, match="'lion'"):
+    with pytest.raises(UserError, match="'lion'"):
         muon.build_optimizer("lion", [], [], 0.1, 0.1, 0.0)

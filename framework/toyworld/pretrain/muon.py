@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.errors import UserError
 from framework.toyworld.pretrain.devices import cpu_bfloat16_is_fast
 
 
@@ -114,10 +115,10 @@ def build_optimizer(
         decay: Weight decay.
 
     Raises:
-        ValueError: There is no such optimizer.
+        UserError: There is no such optimizer.
     """
     if name not in ("adamw", "muon"):
-        raise ValueError(f"optimizer={name!r}; expected 'adamw' or 'muon'")
+        raise UserError(f"optimizer is '{name}'; expected 'adamw' or 'muon'.")
     kernels = [p for p in inner if p.ndim > 1]
     vectors = [p for p in [*inner, *outer] if p.ndim <= 1]
     matrices = [p for p in outer if p.ndim > 1]
