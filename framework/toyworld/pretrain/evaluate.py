@@ -20,7 +20,8 @@ from framework.toyworld.dataset import RenderedWorld, training_scene
 from framework.toyworld.pretrain import identity, vae
 from framework.toyworld.pretrain.attribute_prompts import attribute_prompts
 from framework.toyworld.pretrain.data import as_pictures, labels_of, pictures_of
-from framework.toyworld.pretrain.devices import mixed_precision
+from framework.toyworld.pretrain.drawing import EvaluateConfig, generate, settings_of
+from framework.toyworld.pretrain.inversion import learned_figures
 from framework.toyworld.pretrain.judge import Judge
 from framework.toyworld.pretrain.measures import Figure, distance_multiple, figure
 from framework.toyworld.pretrain.sheets import save_grid
@@ -31,76 +32,6 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SEED = 2
 """Of the renders and captions of the distance: neither the training's nor the held-out set's."""
-
-
-@dataclass
-class EvaluateConfig:
-    """Options of the evaluation.
-
-    Attributes:
-        count: Prompts of the text-to-image part; 0 leaves it out.
-        distance: Pictures of the distance to renders, drawn by held-out captions; 0 leaves it out.
-        concepts: Held-out concepts learned by Textual Inversion; 0 leaves it out.
-        guidance: Guidance scale; the folder's own if negative.
-        steps: Denoising steps; the folder's own if 0.
-        seed: Of prompts and noise.
-        before: Another exported folder, measured on the same by the same judge; empty for none.
-        judge: Exported folder whose CLIP, probe and identity encoder judge; empty: the target's.
-        threads: Torch threads.
-    """
-
-    count: int = 512
-    distance: int = 0
-    concepts: int = 0
-    guidance: float = -1.0
-    steps: int = 0
-    seed: int = 0
-    before: str = ""
-    judge: str = ""
-    threads: int = 1
-
-
-def settings_of(folder: Path, config: EvaluateConfig) -> tuple[float, int]:
-    """Guidance scale and steps to draw with.
-
-    Raises:
-        FileNotFoundError: It is no exported folder.
-    """
-    if not (folder / "world.json").is_file():
-        raise FileNotFoundError(
-            f"'{folder}' has no world.json; expected what `world pretrain export` writes."
-        )
-    own = json.loads((folder / "world.json").read_text())
-    guidance = own["guidance_scale"] if config.guidance < 0 else config.guidance
-    return guidance, config.steps or own["num_inference_steps"]
-
-
-def generate(
-    pipeline: StableDiffusionPipeline,
-    texts: list[str],
-    guidance: float,
-    steps: int = 25,
-    batch: int = 32,
-    seed: int = 0,
-) -> Tensor:
-    """Pictures (N, 3, H, W) in -1..1 of texts."""
-    generator, parts = torch.Generator().manual_seed(seed), []
-    pipeline.set_progress_bar_config(disable=True)
-    start = time.monotonic()
-    for first in range(0, len(texts), batch):
-        with mixed_precision(pipeline.device):
-            images = pipeline(
-                texts[first : first + batch],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=generator,
-                output_type="np",
-            ).images
-        parts.append(torch.from_numpy(images).permute(0, 3, 1, 2).float() * 2.0 - 1.0)
-        done = first + len(parts[-1])
-        left = (time.monotonic() - start) / done * (len(texts) - done) / 60.0
-        logger.info("generated %d of %d, %.1f minutes left", done, len(texts), left)
-    return torch.cat(parts) if parts else torch.empty(0, 3, 128, 128)
 
 
 def concept_views(views: int = 4, seed: int = 0) -> tuple[Tensor, np.ndarray]:
@@ -120,7 +51,7 @@ def concept_views(views: int = 4, seed: int = 0) -> tuple[Tensor, np.ndarray]:
 
 
 def identity_figures(judge: Judge, world: RenderedWorld, pictures: Tensor) -> dict[str, Figure]:
-    """Share of pictures whose object is found again in another view.
+    """Share of pictures, (N, 3, H, W), whose object is found again in another view.
 
     Returns:
         ``concepts``: among all held-out concepts, by 11 views of each; intervals are over concepts.
@@ -235,7 +166,6 @@ def evaluate(
         logger.info("%s: %s", name, table[name])
         table[name] |= drawn_figures(path, config, judge, held_out, sheet)
         if config.concepts and work is not None:
-            from framework.toyworld.pretrain.inversion import learned_figures
 
             table[name]["learned"] = learned_figures(
                 path, config.concepts, judge, work / f"learned_{name}"

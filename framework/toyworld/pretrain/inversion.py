@@ -13,20 +13,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from framework.concepts import load_concept
+from framework.backbones.loading import load_pipeline
+from framework.concepts.folders import load_concept
+from framework.concepts.text import fill_prompt
 from framework.config import load_config
-from framework.loading import load_pipeline
 from framework.metrics.scale import make_scale
 from framework.metrics.similarity import mean_cosine
-from framework.personalize import learn, plug_in
-from framework.text import fill
 from framework.toyworld.captions import PLACE_PHRASES
 from framework.toyworld.concepts import CONCEPTS, PROMPTS
 from framework.toyworld.pretrain import identity
 from framework.toyworld.pretrain.data import CATEGORY_NAMES, as_pictures
+from framework.toyworld.pretrain.drawing import EvaluateConfig, generate, settings_of
 from framework.toyworld.pretrain.judge import Judge
 from framework.toyworld.pretrain.measures import Figure, figure
 from framework.toyworld.scene import PLACES
+from framework.training.personalize import learn, plug_in
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +59,14 @@ def drawn(
     Returns:
         The pictures (N, 3, H, W) and the references (M, 3, H, W), in -1..1.
     """
-    from framework.toyworld.pretrain.evaluate import EvaluateConfig, generate, settings_of
-
     overrides = [f"concept.name={name}", f"model.path={folder}", f"seed={seed}"]
     config = load_config(None, [*overrides, "personalizer=textual_inversion"])
     pipe, concept = load_pipeline(config.model), load_concept(config)
     restore = plug_in(pipe, learn(pipe, concept, config, work).path, concept, config)
     guidance, steps = settings_of(folder, EvaluateConfig())
-    pictures = generate(pipe, [fill(text, concept) for text in prompts], guidance, steps, seed=seed)
+    pictures = generate(
+        pipe, [fill_prompt(text, concept) for text in prompts], guidance, steps, seed=seed
+    )
     restore()
     return pictures, as_pictures(np.stack([np.asarray(image) for image in concept.images]))
 
