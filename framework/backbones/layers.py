@@ -18,7 +18,7 @@ def is_self_attention(module: nn.Module) -> bool:
 
 def is_cross_attention(module: nn.Module) -> bool:
     """Whether a module is an attention layer over the text."""
-    return _is_attention(module) and module.is_cross_attention
+    return _is_attention(module) and bool(module.is_cross_attention)
 
 
 def anything(module: nn.Module) -> bool:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     )
     place = config_folder(config, Path("runs/demo") / concept.name)
     reused = learned_before(plan, place.path)
-    logger.info("'%s', %d picture(s) of it ...", concept.phrase, len(concept.images))
+    logger.info("Learning '%s' from %d picture(s) ...", concept.phrase, len(concept.images))
     run_experiment(plan, place)
     report = _write(plan, concept, place.path, reused, begun)
     _print(report, concept, place.path)
@@ -138,7 +138,8 @@ def _print(report: dict[str, Any], concept: Concept, folder: Path) -> None:
         if scale["reason"]:
             console.print(f"No scale for {name}: {scale['reason']}.", style="dim")
     times = report["seconds"]
-    learned = "reused" if times["training_reused"] else f"{times['training']:.0f} s"
+    learned = "none" if times["training"] is None else f"{times['training']:.0f} s"
+    learned = "reused" if times["training_reused"] else learned
     console.print(
         f"Learning {learned}, baseline {times['sampling_baseline']:.0f} s, DreamMatcher "
         f"{times['sampling_dreammatcher']:.0f} s, in all {times['total']:.0f} s. "
