@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +164,6 @@ def evaluate(
         logger.info("%s: %s", name, table[name])
         table[name] |= drawn_figures(path, config, judge, held_out, sheet)
         if config.concepts and work is not None:
-
             table[name]["learned"] = learned_figures(
                 path, config.concepts, judge, work / f"learned_{name}"
             )

@@ -261,6 +261,6 @@ def retrieved(
 def retrieval(
     features: Tensor, owners: np.ndarray, categories: np.ndarray, among: int = 12, seed: int = 0
 ) -> float:
-    """Share of right answers of :func:`retrieved`."""
+    """Share of right answers of :func:`retrieved` for features (N, D)."""
     right, _ = retrieved(features, owners, categories, among, seed)
     return float(np.mean(right)) if right else 0.0

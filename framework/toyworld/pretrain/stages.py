@@ -125,8 +125,8 @@ def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
         encoder,
         models.load_vae(work),
         folder,
-        checked,
     )
+    stage.held_out = checked
     fit(stage, folder)
     if stage.global_rank == 0:
         models.publish_unet(work, folder / "last.ckpt")

@@ -144,7 +144,9 @@ class UNetStage(Stage):
         text_encoder: The frozen text encoder.
         vae: Decodes the sample sheets.
         folder: Where the sheets go.
-        held_out: A batch of held-out latents to measure the average on.
+
+    Attributes:
+        held_out: A batch of held-out latents to measure the average on, if any.
     """
 
     def __init__(
@@ -156,10 +158,9 @@ class UNetStage(Stage):
         text_encoder: CLIPTextModel,
         vae: AutoencoderKL | None = None,
         folder: Path | None = None,
-        held_out: Batch | None = None,
     ) -> None:
         super().__init__(unet, config, make_batch)
-        self.held_out = held_out
+        self.held_out: Batch | None = None
         self.tokenizer, self.folder, self.side = tokenizer, folder, config.size // 4
         self.frozen = (text_encoder.requires_grad_(False).eval(), vae)
         self.scheduler = build_scheduler()

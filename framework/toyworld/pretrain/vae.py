@@ -189,5 +189,5 @@ def psnrs(first: Tensor, second: Tensor) -> Tensor:
 
 
 def psnr(first: Tensor, second: Tensor) -> float:
-    """Mean over pictures of :func:`psnrs`."""
+    """Mean over pictures (N, 3, H, W) of :func:`psnrs`."""
     return float(psnrs(first, second).mean())
