@@ -33,8 +33,6 @@ from framework.sampling.reference import ReferenceRun
 from framework.sampling.trace import Recorder, TraceOptions, merge_traces, trace_options
 from framework.types import Concept, Layout, Reference, SamplerOutput, StepTrace
 
-__all__ = ["Sampler", "SamplerConfig"]
-
 logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -142,8 +140,7 @@ class Sampler:
                 steps,
                 injector.config.start_step,
             )
-        denoiser = self._denoiser(steps)
-        shown = [subject.check(denoiser) for subject in self.subjects]
+        shown = [subject.check(self._denoiser(steps)) for subject in self.subjects]
         for text in prompts if any(shown) else ():
             self.positions(text)
         size = self.config.batch_size
