@@ -67,7 +67,11 @@ def compose(
 
 
 def make_sampler(
-    pipe: Any, concept: Concept | Sequence[Concept], config: Config, cache: Cache | None = None
+    pipe: Any,
+    concept: Concept | Sequence[Concept],
+    config: Config,
+    cache: Cache | None = None,
+    parts: Parts | None = None,
 ) -> Sampler:
     """A sampler over a pipeline that carries its concept, or several, already.
 
@@ -76,10 +80,11 @@ def make_sampler(
         concept: the concept, or several, which then are drawn together.
         config: gives the parts and the sampler's options.
         cache: keeps the references' results; None as for a sampler that is told nothing.
+        parts: ready parts of a single concept in place of the configured ones.
     """
     concepts = [concept] if isinstance(concept, Concept) else list(concept)
-    parts = [build_parts(config) for _ in concepts]
-    return Sampler(pipe, concepts, parts, config.sampler, cache)
+    own = [build_parts(config) for _ in concepts] if parts is None else [parts]
+    return Sampler(pipe, concepts, own, config.sampler, cache)
 
 
 def without_matching(config: Config) -> Config:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.transform import remap
 from torch import Tensor
 
 from framework.types import Features
@@ -35,10 +34,13 @@ def warp(source: Tensor, flow: Tensor) -> Tensor:
     """
     height, width = source.shape[-2:]
     where = cell_grid(height, width, source.device) + flow.float()
-    warped = remap(
+    steps = torch.tensor([width, height], dtype=torch.float32, device=source.device) - 1
+    wide = steps > 0  # a side of one cell has but one place, 0
+    scale = torch.where(wide, 2.0 / steps, torch.ones_like(steps))
+    place = scale * where - wide.float()  # [-1, 1] between the first and the last cell's centres
+    warped = F.grid_sample(
         source.float(),
-        where[..., 0],
-        where[..., 1],
+        place.expand(len(source), -1, -1, -1),
         mode="bilinear",
         padding_mode="zeros",
         align_corners=True,

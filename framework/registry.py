@@ -12,9 +12,11 @@ through the entry-point group ``dreammatcher.plugins`` (each entry names a modul
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -81,10 +83,20 @@ class Registry:
         """
         if ":" in name:
             return self._by_path(name)
-        self.discover()
+        if name not in self._classes and not self._discovered:
+            self._import_namesake(name)
+        if name not in self._classes:
+            self.discover()
         if name not in self._classes:
             raise unknown_name(self.kind, name, self._classes)
         return self._classes[name]
+
+    def _import_namesake(self, name: str) -> None:
+        """Import the built-in's module of that name, if there is one: the others may be slow."""
+        _plugins_once()
+        importlib.import_module(self.package)
+        if name.isidentifier() and importlib.util.find_spec(f"{self.package}.{name}") is not None:
+            importlib.import_module(f"{self.package}.{name}")
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -134,10 +146,10 @@ class Registry:
                 for name, member in inspect.getmembers(module, inspect.isclass)
                 if issubclass(member, self.interface) and not inspect.isabstract(member)
             ]
+            those = f"Its {self.kind} classes: {', '.join(offered)}."
             raise UserError(
                 f"Module '{module_name}' has no class '{class_name}'."
-                f"{nearest(class_name, offered)} Its {self.kind} classes: "
-                f"{', '.join(offered) or '(none)'}."
+                f"{nearest(class_name, offered)} {those if offered else f'It has no {self.kind}.'}"
             )
         self._check(cls)
         return cls
@@ -173,6 +185,11 @@ def load_entry_points() -> None:
     """Import the modules that installed packages offer as plug-ins."""
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         entry.load()
+
+
+@cache
+def _plugins_once() -> None:
+    load_entry_points()
 
 
 class Registries(Mapping[str, Registry]):

@@ -169,7 +169,7 @@ def _one_pair(
 
 @dataclass
 class LearnedConfig(PartConfig):
-    """Options of :class:`Learned`."""
+    """Options of :class:`LearnedMatcher`."""
 
     weights: str = option(
         SHIPPED, "file written by 'dreammatcher train-matcher'; default: the embedded world's"
@@ -177,7 +177,7 @@ class LearnedConfig(PartConfig):
 
 
 @MATCHERS.register("learned")
-class Learned(Matcher):
+class LearnedMatcher(Matcher):
     """A small trained head over the descriptors: projection, then blocks that see the surroundings.
 
     Its descriptors must be of the kind it was trained on, raw channels and not a PCA, whose axes

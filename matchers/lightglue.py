@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import kornia.feature as KF
 import torch
-from kornia.color import rgb_to_grayscale
 from torch import Tensor, nn
 
 from framework.interfaces import MATCHERS
@@ -17,6 +15,7 @@ from matchers.sparse import (
     SparseConfig,
     SparseMatcher,
     from_kornia,
+    kornia,
     seeded,
     with_weights,
 )
@@ -45,6 +44,11 @@ class LightGlueConfig(SparseConfig):
         low=0.1,
         high=1.0,
     )
+
+
+def features() -> Any:
+    """``kornia.feature``."""
+    return kornia().feature
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,14 @@ class LightGlueMatcher(SparseMatcher):
     def _detector(self) -> nn.Module:
         config = self.config
         if config.detector == "sift":
-            return KF.SIFTFeature(config.keypoints, descriptor_layout="opencv").eval()
+            return features().SIFTFeature(config.keypoints, descriptor_layout="opencv").eval()
         if config.detector_weights in DISK_NAMES:
             return from_kornia(
-                lambda: KF.DISK.from_pretrained(config.detector_weights),
+                lambda: features().DISK.from_pretrained(config.detector_weights),
                 "matcher.detector_weights",
                 config.detector_weights,
             )
-        plain = seeded(KF.DISK)
+        plain = seeded(features().DISK)
         return with_weights(plain, config.detector_weights, "matcher.detector_weights")
 
     def _matcher(self) -> nn.Module | None:
@@ -103,13 +107,13 @@ class LightGlueMatcher(SparseMatcher):
         if weights == "none":
             return None
         if weights == "kornia":
-            return from_kornia(lambda: KF.LightGlue(detector), "matcher.weights", weights)
+            return from_kornia(lambda: features().LightGlue(detector), "matcher.weights", weights)
         form: dict[str, Any] = {
-            **KF.LightGlue.features[detector],
+            **features().LightGlue.features[detector],
             "weights": None,
             "features": None,
         }
-        plain = seeded(lambda: KF.LightGlue(**form))
+        plain = seeded(lambda: features().LightGlue(**form))
         return with_weights(plain, weights, "matcher.weights", _renamed)
 
     def points(self, target: Tensor, reference: Tensor) -> SparseMatches:
@@ -121,7 +125,9 @@ class LightGlueMatcher(SparseMatcher):
             pairs, score = torch.empty(0, 2, dtype=torch.int64), torch.empty(0)
             pairs, score = pairs.to(target.device), score.to(target.device)
         elif matcher is None:
-            distance, pairs = KF.match_smnn(one.descriptors, other.descriptors, self.config.ratio)
+            distance, pairs = features().match_smnn(
+                one.descriptors, other.descriptors, self.config.ratio
+            )
             score = 1 - distance[:, 0]
         else:
             found = matcher.to(target.device)(
@@ -140,14 +146,14 @@ class LightGlueMatcher(SparseMatcher):
             points = found.keypoints
             zeros = points.new_zeros(len(points))
             return _Keypoints(points, found.descriptors, zeros, zeros)
-        frames, responses, descriptors = detector(rgb_to_grayscale(picture))
+        frames, responses, descriptors = detector(kornia().color.rgb_to_grayscale(picture))
         found = responses[0] > 0  # places it could not fill have none
         frames, descriptors = frames[:, found], descriptors[0, found]
         return _Keypoints(
-            KF.get_laf_center(frames)[0],
+            features().get_laf_center(frames)[0],
             descriptors,
-            KF.get_laf_scale(frames)[0].flatten(),
-            KF.get_laf_orientation(frames)[0].flatten().deg2rad(),
+            features().get_laf_scale(frames)[0].flatten(),
+            features().get_laf_orientation(frames)[0].flatten().deg2rad(),
         )
 
 

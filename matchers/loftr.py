@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kornia.color import rgb_to_grayscale
-from kornia.feature import LoFTR as Network
 from torch import Tensor, nn
 
 from framework.interfaces import MATCHERS
 from framework.options import option
 from matchers.functional_sparse import SparseMatches, to_shares
-from matchers.sparse import SparseConfig, SparseMatcher, from_kornia, seeded, with_weights
+from matchers.sparse import SparseConfig, SparseMatcher, from_kornia, kornia, seeded, with_weights
 
 NAMES = ("outdoor", "indoor", "indoor_new")
 
@@ -51,10 +49,10 @@ class Loftr(SparseMatcher):
             weights = self.config.weights
             if weights in NAMES:
                 self._network = from_kornia(
-                    lambda: Network(pretrained=weights), "matcher.weights", weights
+                    lambda: kornia().feature.LoFTR(pretrained=weights), "matcher.weights", weights
                 )
             else:
-                plain = seeded(lambda: Network(pretrained=None))
+                plain = seeded(lambda: kornia().feature.LoFTR(pretrained=None))
                 self._network = with_weights(plain, weights, "matcher.weights")
         return self._network
 
@@ -65,7 +63,8 @@ class Loftr(SparseMatcher):
     def points(self, target: Tensor, reference: Tensor) -> SparseMatches:
         """See :meth:`matchers.sparse.SparseMatcher.points`."""
         network = self.network.to(target.device)
-        found = network({"image0": rgb_to_grayscale(target), "image1": rgb_to_grayscale(reference)})
+        grey = kornia().color.rgb_to_grayscale
+        found = network({"image0": grey(target), "image1": grey(reference)})
         # Its pixel centres lie at (x + 0.5, y + 0.5).
         return SparseMatches(
             to_shares(found["keypoints0"] - 0.5, *target.shape[-2:]),

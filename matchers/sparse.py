@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -158,6 +159,11 @@ def seeded(make: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return make()
+
+
+def kornia() -> Any:
+    """The library, imported when it is first needed: it is slow to import."""
+    return importlib.import_module("kornia")
 
 
 def from_kornia(make: Any, key: str, weights: str) -> nn.Module:

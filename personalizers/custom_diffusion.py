@@ -1,7 +1,7 @@
 """Custom Diffusion: keys and values of cross-attention, and a new word.
 
 Kumari et al., "Multi-Concept Customization of Text-to-Image Diffusion", CVPR 2023, arXiv
-2212.04488. At load the weights are merged into the U-Net, which then runs as fast as before.
+2212.04488. At load the weights are merged into the network, which then runs as fast as before.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from framework.backbones.choose import backbone_of
 from framework.backbones.layers import is_cross_attention
 from framework.interfaces import PERSONALIZERS
 from framework.options import option
@@ -64,15 +65,16 @@ class CustomDiffusion(NewWordPersonalizer):
 
     @contextmanager
     def prepared(self, pipe: Any, concept: Concept, seed: int) -> Iterator[dict[str, nn.Parameter]]:
-        """A copy of the U-Net with trained projections, and new rows; see the base class."""
+        """A copy of the network with trained projections, and new rows; see the base class."""
         rows = self.start(pipe, concept)
-        unet = shared_copy(pipe.unet)
+        backbone = backbone_of(pipe)
+        network = shared_copy(backbone.network)
         trained: dict[str, nn.Parameter] = {}
-        for name in projections(unet, self.config.queries):
-            value = unet.get_parameter(name).detach().float().clone()
-            trained[name] = replace_parameter(unet, name, value)
+        for name in projections(network, self.config.queries):
+            value = network.get_parameter(name).detach().float().clone()
+            trained[name] = replace_parameter(network, name, value)
             trained[name].requires_grad_()
-        undo = swap(pipe, {"unet": unet}, "training")
+        undo = swap(pipe, {backbone.component: network}, "training")
         try:
             restore = add_words(pipe, concept.placeholder, rows, trained=True)
             try:
@@ -91,11 +93,11 @@ class CustomDiffusion(NewWordPersonalizer):
         rows = {k.removeprefix(prefix): v for k, v in trained.items() if k.startswith(prefix)}
         weights = {k: v for k, v in trained.items() if not k.startswith(prefix)}
         word: Any = next(iter(rows.values())) if len(rows) == 1 else rows
-        write_custom(folder, pipe.unet, weights, {concept.placeholder: word})
+        write_custom(folder, backbone_of(pipe).network, weights, {concept.placeholder: word})
         return folder / WEIGHTS
 
     def load(self, pipe: Any, path: Path, concept: Concept) -> Callable[[], None]:
-        """Merge weights into a copy of the U-Net, and add the word under the concept's placeholder.
+        """Merge weights into a copy of the network; add the word as the concept's placeholder.
 
         A file of several words keeps their names; the concept's placeholder must be one of them.
 
@@ -123,17 +125,17 @@ class CustomDiffusion(NewWordPersonalizer):
         )
 
 
-def projections(unet: nn.Module, queries: bool) -> list[str]:
+def projections(network: nn.Module, queries: bool) -> list[str]:
     """Names of the cross-attention weights that are trained.
 
     Args:
-        unet: the U-Net.
+        network: the denoising network.
         queries: also those of queries and outputs.
     """
     wanted = ("to_k.", "to_v.") + (("to_q.", "to_out.0.") if queries else ())
     return [
         f"{path}.{name}"
-        for path, layer in unet.named_modules()
+        for path, layer in network.named_modules()
         if is_cross_attention(layer)
         for name, _ in layer.named_parameters()
         if name.startswith(wanted)

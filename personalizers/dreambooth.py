@@ -1,4 +1,4 @@
-"""DreamBooth: the whole U-Net learns the object under a rare word.
+"""DreamBooth: the whole network learns the object under a rare word.
 
 Ruiz et al., "DreamBooth", CVPR 2023, arXiv 2208.12242.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from framework.backbones.choose import backbone_of
 from framework.interfaces import PERSONALIZERS
 from framework.options import option
 from framework.training.companions import load_folder
@@ -38,7 +39,7 @@ class DreamBoothConfig(IdentifierConfig):
 
 @PERSONALIZERS.register("dreambooth")
 class DreamBooth(IdentifierPersonalizer):
-    """Trains every weight of the U-Net, and of the text encoder if wanted."""
+    """Trains every weight of the network, and of the text encoder if wanted."""
 
     Config = DreamBoothConfig
     formats = (DREAMBOOTH,)
@@ -48,7 +49,8 @@ class DreamBooth(IdentifierPersonalizer):
     @contextmanager
     def prepared(self, pipe: Any, concept: Concept, seed: int) -> Iterator[dict[str, nn.Parameter]]:
         """float32 copies of the networks, trained; see the base class."""
-        parts = {"unet": master_copy(pipe.unet)}
+        backbone = backbone_of(pipe)
+        parts: dict[str, Any] = {backbone.component: master_copy(backbone.network)}
         if self.config.train_text_encoder:
             for tower in towers(pipe):
                 parts[tower.encoder_name] = master_copy(tower.encoder(pipe))
@@ -74,7 +76,8 @@ class DreamBooth(IdentifierPersonalizer):
 
         Args:
             pipe: a pipeline of the same family; its device and data type are kept.
-            path: a pipeline folder, a folder with ``unet/`` (and ``text_encoder/``), or a U-Net.
+            path: a pipeline folder, a folder with some of its networks, or the denoising
+                network's own folder.
             concept: names the object.
 
         Returns:

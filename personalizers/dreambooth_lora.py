@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from framework.backbones.choose import backbone_of
 from framework.errors import UserError
 from framework.interfaces import PERSONALIZERS
 from framework.options import option
@@ -39,7 +40,7 @@ class DreamBoothLoraConfig(IdentifierConfig):
     rank: int = option(4, "of every update", low=1)
     alpha: float | None = option(None, "updates are scaled by alpha / rank; null: rank", low=0.0)
     targets: list[str] = option(
-        ["to_q", "to_k", "to_v", "to_out.0"], "ends of the U-Net's layer names"
+        ["to_q", "to_k", "to_v", "to_out.0"], "ends of the network's layer names"
     )
     scale: float = option(1.0, "factor on the updates when they are loaded")
     merge: bool = option(True, "loading merges into the weights; false: keeps adapters apart")
@@ -47,7 +48,7 @@ class DreamBoothLoraConfig(IdentifierConfig):
 
 @PERSONALIZERS.register("dreambooth_lora")
 class DreamBoothLora(IdentifierPersonalizer):
-    """Trains low-rank updates of the U-Net's attention, and of the text encoder's if wanted."""
+    """Trains low-rank updates of the network's attention, and of the text encoder's if wanted."""
 
     Config = DreamBoothLoraConfig
     formats = (LORA,)
@@ -55,12 +56,13 @@ class DreamBoothLora(IdentifierPersonalizer):
     def check(self, pipe: Any, concept: Concept) -> None:
         """See the base class; also refuse targets that name no layer."""
         super().check(pipe, concept)
-        names = [name for name, layer in pipe.unet.named_modules() if _adaptable(layer)]
+        network = backbone_of(pipe).network
+        names = [name for name, layer in network.named_modules() if _adaptable(layer)]
         for target in self.config.targets:
             if not any(name == target or name.endswith(f".{target}") for name in names):
                 raise UserError(
                     f"personalizer.targets has '{target}', which ends the name of no linear or "
-                    f"convolution layer of this U-Net; it has e.g. {', '.join(names[:3])}."
+                    f"convolution layer of this network; it has e.g. {', '.join(names[:3])}."
                 )
         if not self.config.targets:
             raise UserError("personalizer.targets is empty; give e.g. [to_k, to_v].")
@@ -70,7 +72,7 @@ class DreamBoothLora(IdentifierPersonalizer):
         """Copies of the networks with adapters; see the base class."""
         from peft import LoraConfig
 
-        config = self.config
+        config, backbone = self.config, backbone_of(pipe)
         alpha = config.rank if config.alpha is None else config.alpha
 
         def adapted(network: Any, targets: list[str]) -> Any:
@@ -86,7 +88,7 @@ class DreamBoothLora(IdentifierPersonalizer):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            parts = {"unet": adapted(pipe.unet, config.targets)}
+            parts = {backbone.component: adapted(backbone.network, config.targets)}
             if config.train_text_encoder:
                 for tower in towers(pipe):
                     parts[tower.encoder_name] = adapted(tower.encoder(pipe), list(TEXT_TARGETS))
@@ -106,7 +108,8 @@ class DreamBoothLora(IdentifierPersonalizer):
         self, pipe: Any, concept: Concept, folder: Path, trained: dict[str, nn.Parameter]
     ) -> Path:
         """``pytorch_lora_weights.safetensors``, which ``pipe.load_lora_weights`` loads too."""
-        parts = {"unet": adapters(pipe.unet, ADAPTER)}
+        backbone = backbone_of(pipe)
+        parts = {backbone.component: adapters(backbone.network, ADAPTER)}
         if self.config.train_text_encoder:
             for tower in towers(pipe):
                 parts[tower.encoder_name] = adapters(tower.encoder(pipe), ADAPTER)

@@ -41,7 +41,8 @@ sampling
 training
 personalizers
 composer
-metrics viz toyworld contracts
+metrics viz contracts
+toyworld
 matchbench
 transferbench
 costs

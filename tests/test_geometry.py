@@ -121,3 +121,19 @@ def test_descriptors_on_another_grid_are_unit_vectors_again():
     coarse = resize_features(features, 2, 3)
     assert coarse.target.shape == coarse.reference.shape == (1, 2, 3, 5)
     torch.testing.assert_close(coarse.target.norm(dim=-1), torch.ones(1, 2, 3))
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 6), (6, 1), (1, 1), (64, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_warp_has_the_bits_of_kornia(size, dtype):
+    """Whose import takes longer than all of ours."""
+    from kornia.geometry.transform import remap
+
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(3, 4, *size, generator=generator).to(dtype)
+    flow = 2 * torch.randn(3, *size, 2, generator=generator)
+    where = cell_grid(*size) + flow
+    x, y = where[..., 0], where[..., 1]
+    expected = remap(source.float(), x, y, "bilinear", "zeros", align_corners=True)
+    assert torch.equal(warp(source, flow), expected.to(dtype))
+    assert warp(source[:0], flow[:0]).shape == (0, 4, *size)

@@ -77,7 +77,8 @@ class AttendingProcessor:
         hidden = hidden_states
         if attn.group_norm is not None:
             hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
-        call = LayerCall(self.name, *project(attn, hidden), hidden, attn.scale)
+        query, key, value = project(attn, hidden)
+        call = LayerCall(self.name, query, key, value, hidden, attn.scale)
         return finish(attn, self.attend(call), hidden_states)
 
 
@@ -90,10 +91,12 @@ class TapProcessor:
     stacks = True
 
     def __init__(self, observer: MapObserver, name: str, plain: Any) -> None:
-        inner = plain if isinstance(plain, TapProcessor) else None
         self.name = name
-        self.observers = [observer] if inner is None else [*inner.observers, observer]
-        self.plain = plain if inner is None else inner.plain
+        self.observers: list[MapObserver] = [observer]
+        self.plain: Any = plain
+        if isinstance(plain, TapProcessor):
+            self.observers = [*plain.observers, observer]
+            self.plain = plain.plain
 
     def __call__(
         self,
@@ -165,10 +168,12 @@ def attending(network: nn.Module, layers: dict[str, Attention], attend: Attend) 
         UserError: a layer does more than plain attention, or, at an evaluation of the network, does
             not run its processor, so that nothing would be injected.
     """
-    with replaced_processors(layers, lambda name, old: AttendingProcessor(attend, name)):
-        processors = [layer.processor for layer in layers.values()]
-        with _witnessed(network, processors):
-            yield
+    made = {name: AttendingProcessor(attend, name) for name in layers}
+    with (
+        replaced_processors(layers, lambda name, old: made[name]),
+        _witnessed(network, list(made.values())),
+    ):
+        yield
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from framework.costs.report import KEY, markdown, table, verdicts, with_ratios
+    from framework.costs.report import KEY, cost_markdown, cost_table, verdicts, with_ratios
     from framework.runs.atomic import write_atomic
     from framework.runs.machine import versions
     from framework.runs.progress import no_progress
@@ -97,16 +97,16 @@ def run(args: argparse.Namespace) -> int:
     for name in dict.fromkeys(args.models):
         logger.info("Measuring %s ...", name)
         with no_progress():
-            rows += measure(name, config, args)
+            rows += _measure(name, config, args)
     rows = with_ratios(rows)
     lines = verdicts(rows)
     about = {"rows": rows, "verdicts": lines, "versions": versions()}
     write_atomic(folder / "bench.json", json.dumps(about, indent=2) + "\n")
-    write_atomic(folder / "table.md", markdown(rows))
+    write_atomic(folder / "table.md", cost_markdown(rows))
     console = Console(highlight=False, width=None if Console().is_terminal else 120)
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
-        console.print(table(own, f"{model}, {own[0]['steps']} steps, on {own[0]['device']}"))
+        console.print(cost_table(own, f"{model}, {own[0]['steps']} steps, on {own[0]['device']}"))
     console.print(KEY)
     for line in lines:
         console.print(line)
@@ -154,7 +154,7 @@ def run_throughput(config: Config, args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(name: str, config: Config, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure(name: str, config: Config, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm of one model for every number of targets, per image."""
     from framework.backbones.choose import backbone_of
     from framework.costs.costs import ARMS, PLAIN, counted, for_targets, timed

@@ -105,11 +105,13 @@ def _stage(kind: str) -> Any:
     from functools import cache
 
     from framework.backbones.loading import load_pipeline
+    from framework.cli.quiet import hush_loading
     from framework.composer import compose
     from framework.config import load_config
 
     @cache
     def pipe() -> Any:
+        hush_loading()
         return load_pipeline(load_config().model)
 
     def stage(part: Part) -> Any:

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("framework.cli.submit", "draw a plan as SLURM jobs"),
     "evaluate": ("framework.cli.evaluate", "score an ablation, or any folder of images"),
     "match-bench": ("framework.cli.match_bench", "PCK of extractors and matchers, known truth"),
+    "transfer-bench": ("framework.cli.transfer_bench", "appearance brought over, true pictures"),
     "train-matcher": ("framework.cli.train_matcher", "train the head of the learned matcher"),
     "bench": ("framework.cli.bench", "what an image costs: FLOPs, memory, time"),
     "check": ("framework.cli.check", "whether a part keeps the contract of its kind"),
@@ -41,7 +42,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "ablate components --dry-run",
     ),
     "matching and cost": (
-        ("match-bench", "train-matcher", "bench"),
+        ("match-bench", "transfer-bench", "train-matcher", "bench"),
         "match-bench --matcher cycle_argmax,mutual_nn",
     ),
     "look things up": (

@@ -11,6 +11,9 @@ import argparse
 
 from framework.cli.arguments import add_config, config_of
 
+#: So that the libraries that load models, which are slow to import, stay out of it.
+LOADS_MODELS = False
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     )
     place = config_folder(config, Path("runs/demo") / concept.name)
     reused = learned_before(plan, place.path)
-    logger.info("'%s', %d picture(s) of it ...", concept.phrase, len(concept.images))
+    logger.info("Learning '%s' from %d picture(s) ...", concept.phrase, len(concept.images))
     run_experiment(plan, place)
     report = _write(plan, concept, place.path, reused, begun)
     _print(report, concept, place.path)
@@ -101,7 +101,7 @@ def demo_config(args: argparse.Namespace) -> Config:
 
 def _write(plan: Any, concept: Concept, folder: Path, reused: bool, begun: float) -> dict[str, Any]:
     """Pictures first, ``metrics.json`` last: a folder that has it is complete."""
-    from framework.concepts.text import fill
+    from framework.concepts.text import fill_prompt
     from framework.experiments.arm_pictures import write_grid, write_matches
     from framework.experiments.arms import read_pairs
     from framework.runs.atomic import write_atomic
@@ -118,7 +118,7 @@ def _write(plan: Any, concept: Concept, folder: Path, reused: bool, begun: float
     report |= {
         "concept": {"name": concept.name, "phrase": concept.phrase},
         "cells": [
-            cell | {"file": Path(cell["file"]).name, "prompt": fill(cell["prompt"], concept)}
+            cell | {"file": Path(cell["file"]).name, "prompt": fill_prompt(cell["prompt"], concept)}
             for cell in report["cells"]
         ],
         "seconds": {k: round(v, 2) if isinstance(v, float) else v for k, v in seconds.items()},
@@ -138,7 +138,8 @@ def _print(report: dict[str, Any], concept: Concept, folder: Path) -> None:
         if scale["reason"]:
             console.print(f"No scale for {name}: {scale['reason']}.", style="dim")
     times = report["seconds"]
-    learned = "reused" if times["training_reused"] else f"{times['training']:.0f} s"
+    learned = "none" if times["training"] is None else f"{times['training']:.0f} s"
+    learned = "reused" if times["training_reused"] else learned
     console.print(
         f"Learning {learned}, baseline {times['sampling_baseline']:.0f} s, DreamMatcher "
         f"{times['sampling_dreammatcher']:.0f} s, in all {times['total']:.0f} s. "

@@ -111,7 +111,7 @@ def choose(text: str, matched: list[int]) -> list[int]:
 
 def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[StepLook]:
     """The conditional half of each recorded step, its predictions decoded."""
-    from framework.concepts.text import fill
+    from framework.concepts.text import fill_prompt
     from framework.types import Features
     from framework.viz.inspect import StepLook
     from framework.viz.matches import Match
@@ -122,7 +122,7 @@ def looks(sampler: Sampler, trace: list[StepTrace], prompt: str) -> list[StepLoo
             continue
         assert step.reference_clean is not None
         match = Match(
-            caption=fill(prompt, sampler.concept),
+            caption=fill_prompt(prompt, sampler.concept),
             reference=_picture(sampler, step.reference_clean),
             result=_picture(sampler, step.target_clean),
             flow=step.flow[-1].float(),

@@ -125,7 +125,8 @@ def _run(module: ModuleType, parser: Parser, flags: list[str], words: list[str])
             from framework.runs.progress import no_progress
 
             stack.enter_context(no_progress())
-        if hasattr(args, "overrides") and not args.debug:  # a command that reads a configuration
+        loads = getattr(module, "LOADS_MODELS", hasattr(args, "overrides"))
+        if loads and not args.debug:
             hush_loading()
         return int(module.run(args) or 0)
 

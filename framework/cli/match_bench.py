@@ -163,12 +163,18 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
     """Write :data:`FILES`; print the tables."""
     from rich.console import Console
 
-    from framework.matchbench.report import KEY, draw_curves, main_table, markdown, split_table
-    from framework.matchbench.summary import summarise
+    from framework.matchbench.report import (
+        KEY,
+        draw_curves,
+        main_table,
+        matching_markdown,
+        split_table,
+    )
+    from framework.matchbench.summary import summarise_records
     from framework.runs.atomic import write_atomic
     from framework.runs.machine import versions
 
-    folder, rows = bench.folder, summarise(records)
+    folder, rows = bench.folder, summarise_records(records)
     pairs = len({record["pair"] for record in records})
     where = {"world": "renders", "images": "warped pictures", "spair": "SPair-71k"}[kind]
     title = f"{pairs} pairs ({where}), {len(bench.steps)} of {_total(config)} sampling steps"
@@ -184,7 +190,7 @@ def report(bench: Bench, records: list[dict[str, Any]], config: Config, kind: st
         "device": str(bench.observatory.model.device),
     }
     write_atomic(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    write_atomic(folder / "table.md", markdown(rows))
+    write_atomic(folder / "table.md", matching_markdown(rows))
     curves = [
         {"extractor": row["extractor"], "matcher": bench.about["matchers"][row["matcher"]]}
         | {"curve": row["curve"]}

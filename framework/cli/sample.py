@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from framework.config.folder import open_run
     from framework.runs.atomic import write_atomic
 
-    default = Path("runs/sample") / "-".join(each.name for each in concepts_of(sampler))
+    default = Path("runs/sample") / "-".join(each.name for each in _concepts_of(sampler))
     folder = open_run(config, default)
     write_atomic(folder / "prompts.json", json.dumps(_index(config, sampler), indent=2) + "\n")
     for name, arm in arms.items():
@@ -104,7 +104,7 @@ def plain_sampler(sampler: Sampler, config: Config) -> Sampler:
     return make_sampler(sampler.pipe, sampler.concepts, without_matching(config))
 
 
-def concepts_of(sampler: Sampler) -> tuple[Concept, ...]:
+def _concepts_of(sampler: Sampler) -> tuple[Concept, ...]:
     """The concepts a sampler draws."""
     return getattr(sampler, "concepts", (sampler.concept,))
 
@@ -119,7 +119,7 @@ def _check_prompts(sampler: Sampler, config: Config) -> None:
     from framework.concepts.text import check_words
 
     settings = config.concepts or [config.concept]
-    for concept, given in zip(concepts_of(sampler), settings, strict=True):
+    for concept, given in zip(_concepts_of(sampler), settings, strict=True):
         _check_placeholder(concept.placeholder, sampler.model.tokenizer, given.weights)
     for text in [*config.prompts, sampler.config.reference_prompt]:
         filled = sampler.fill(text)

@@ -6,7 +6,6 @@ The folder may hold a ``concept.yaml`` with ``class_name`` and, if wanted, ``pla
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from pathlib import Path
@@ -125,18 +124,6 @@ def write_concept_file(
 def safe_name(text: str) -> str:
     """A lower-case name of letters, digits, ``-`` and ``_``, fit for files and prompts."""
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-") or "concept"
-
-
-def file_stem(text: str) -> str:
-    """A file name made of a user's text: no separator, no control character, not too long.
-
-    A plain word such as ``<my-duck>`` stays as it is; of what is replaced a short hash is kept, so
-    that two texts never share a name.
-    """
-    plain = re.sub(r"[^\w<>@+=,.~-]", "_", text)[:80].lstrip(".") or "_"
-    if plain == text:
-        return plain
-    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def _said_by_weights(config: ConceptConfig) -> dict[str, str]:

@@ -60,8 +60,7 @@ def load_images(folder: str | Path) -> list[tuple[Path, Image.Image]]:
     """
     path = Path(folder)
     files, inside = _listed(path)
-    masks = [file for file in files if _is_mask(file, files)]
-    pictures = [file for file in files if file not in masks and _is_picture(file)]
+    pictures = picture_files(path)
     others = [file.name for file in files if file not in pictures]
     if pictures and others:
         shown = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
@@ -88,6 +87,16 @@ def load_images(folder: str | Path) -> list[tuple[Path, Image.Image]]:
             f"{hint}"
         )
     return [(file, load_image(file)) for file in pictures]
+
+
+def picture_files(folder: str | Path) -> list[Path]:
+    """The files of a folder that :func:`load_images` would read, sorted; none is opened fully.
+
+    Raises:
+        UserError: the folder is missing or may not be read.
+    """
+    files, _ = _listed(Path(folder))
+    return [file for file in files if not _is_mask(file, files) and _is_picture(file)]
 
 
 def _listed(path: Path) -> tuple[list[Path], list[str]]:

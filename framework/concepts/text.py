@@ -17,7 +17,7 @@ SLOT = "{}"
 logger = logging.getLogger(__name__)
 
 
-def fill(prompt: str, concept: Concept) -> str:
+def fill_prompt(prompt: str, concept: Concept) -> str:
     """Put the concept into a prompt: ``{}`` becomes "placeholder class".
 
     A prompt that already has the placeholder is returned as it is.
@@ -166,15 +166,16 @@ def _not_there(model: Backbone, prompt: str, phrase: str, beyond: bool) -> UserE
     )
 
 
-def cut_off(tokenizer: Any, text: str) -> str:
+def cut_off(tokenizer: Any, text: str, length: int | None = None) -> str:
     """The end of a text that a text encoder does not read, as its length is fixed; often empty.
 
     Args:
         tokenizer: of a CLIP text encoder.
         text: with multi-vector placeholders expanded.
+        length: of the text encoder, special tokens counted; None: what the tokenizer says.
     """
-    limit = int(tokenizer.model_max_length) - 2
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+    limit = int(tokenizer.model_max_length if length is None else length) - 2
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return str(tokenizer.decode(ids[limit:])).strip() if len(ids) > limit else ""
 
 
@@ -257,3 +258,10 @@ def check_distinguishable(concepts: Sequence[Concept]) -> None:
                 f"Two concepts have the {what} '{twice}'; give each its own, e.g. "
                 "concepts: [{name: mug, ...}, {name: duck, ...}] with different placeholders."
             )
+
+
+def check_prompts(pipe: Any, tokenizer: Any, prompts: Sequence[str]) -> None:
+    """Refuse prompts with unknown words, see :func:`check_words`; say what is cut off of others."""
+    for prompt in prompts:
+        check_words(tokenizer, prompt)
+    warn_cut(pipe, prompts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import stat
 from importlib.resources import files
 from pathlib import Path
@@ -46,6 +48,18 @@ def is_there(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Whether a folder is there, whatever the name."""
     return is_there(path) and path.is_dir()
+
+
+def file_stem(text: str) -> str:
+    """A file name made of a user's text: no separator, no control character, not too long.
+
+    A plain word such as ``<my-duck>`` stays as it is; of what is replaced a short hash is kept, so
+    that two texts never share a name.
+    """
+    plain = re.sub(r"[^\w<>@+=,.~-]", "_", text)[:80].lstrip(".") or "_"
+    if plain == text:
+        return plain
+    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def plain_file(path: str | Path, what: str = "file") -> Path:

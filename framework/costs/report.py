@@ -54,7 +54,7 @@ def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any]) -> list[str]:
     """The measures of one row as text."""
     found = []
     for name, (_, unit, form) in COLUMNS.items():
@@ -67,7 +67,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     return found
 
 
-def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+def cost_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     """One model's rows."""
     from rich.table import Table
 
@@ -80,12 +80,14 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     for row in rows:
         if last not in (None, row["targets"]):
             made.add_section()
-        made.add_row("" if last == row["targets"] else str(row["targets"]), row["arm"], *cells(row))
+        made.add_row(
+            "" if last == row["targets"] else str(row["targets"]), row["arm"], *_cells(row)
+        )
         last = row["targets"]
     return made
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
+def cost_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Every row as a Markdown table."""
     names = [name for name, _, _ in COLUMNS.values()]
     lines = [
@@ -94,7 +96,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         lines.append(
-            "| " + " | ".join([row["model"], str(row["targets"]), row["arm"], *cells(row)]) + " |"
+            "| " + " | ".join([row["model"], str(row["targets"]), row["arm"], *_cells(row)]) + " |"
         )
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from framework.concepts.images import load_image
-from framework.concepts.text import fill
+from framework.concepts.text import fill_prompt
 from framework.experiments.arms import ARMS, BASELINE, LABELS, TREATED, Pair
 from framework.experiments.cells import Cell
 from framework.experiments.draw import flow_file
@@ -56,7 +56,7 @@ def write_grid(
         subtitle,
         concept.images,
         rows,
-        [(fill(cell.prompt, concept), f"seed {cell.seed}") for cell in cells],
+        [(fill_prompt(cell.prompt, concept), f"seed {cell.seed}") for cell in cells],
     )
     with atomic_path(path) as temporary:
         picture.save(temporary)
@@ -91,7 +91,7 @@ def _match(plain: Cell, cell: Cell, seen: dict[str, Any], concept: Concept, fold
     said = json.loads((folder / cell.file).with_suffix(".json").read_text(encoding="utf-8"))
     reference = concept.images[said["reference_index"]]
     return Match(
-        caption=f"{fill(cell.prompt, concept)}, seed {cell.seed}",
+        caption=f"{fill_prompt(cell.prompt, concept)}, seed {cell.seed}",
         reference=sized_reference(reference, result.size, said["resize"]),
         result=result,
         flow=seen["flow"],

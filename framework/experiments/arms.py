@@ -33,7 +33,7 @@ LABELS = {BASELINE: "Baseline", TREATED: "DreamMatcher"}
 #: How pictures are scored: as the configuration says.
 PROTOCOL = "configured"
 #: Keys of a configuration that a plan gives in its own way, or that are no matter to it.
-_NOT_PLAN = ("prompts", "seeds", "output", "concepts", "plugins")
+_NOT_PLAN = ("prompts", "seeds", "output", "concepts", "plugins", "sources")
 
 
 def arms_plan(
@@ -175,7 +175,10 @@ def results_of(plan: Plan, folder: Path, method: str) -> Results:
 def learned_before(plan: Plan, folder: Path) -> bool:
     """Whether every word of a plan has been learned already."""
     learning = [s for s in plan.settings if s.config.concept.weights is None]
-    return all(_weights_note(plan, folder, setting).is_file() for setting in learning)
+    words = [setting for setting in learning if setting.subject.placeholder]
+    if learning and not words:
+        return False  # the plain class: there is nothing to learn
+    return all(_weights_note(plan, folder, setting).is_file() for setting in words)
 
 
 def _weights_note(plan: Plan, folder: Path, setting: Setting) -> Path:

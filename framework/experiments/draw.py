@@ -20,7 +20,7 @@ from torch import Tensor
 
 from framework.backbones.loading import load_pipeline
 from framework.composer import make_sampler
-from framework.concepts.text import SLOT, check_words, fill
+from framework.concepts.text import SLOT, check_words, fill_prompt
 from framework.config.page import Config
 from framework.experiments.batches import CellBatch, order
 from framework.experiments.cells import Cell, Setting, slug
@@ -88,7 +88,7 @@ class Artist:
         for text in dict.fromkeys(
             [*(cell.prompt for cell in setting.cells), config.sampler.reference_prompt]
         ):
-            check_words(pipe.tokenizer, plain_prompt(fill(text, concept), concept))
+            check_words(pipe.tokenizer, plain_prompt(fill_prompt(text, concept), concept))
         if config.concept.weights is None and concept.placeholder and self.learns:
             config.part("personalizer").check(pipe, concept)
         plain = replace(concept, placeholder="")

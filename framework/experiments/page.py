@@ -65,7 +65,6 @@ def write_report(
     }
     references: dict[str, dict[str, str]] = {}
     pictures = [_picture(folder, cell, concepts, references) for cell in cells]
-    scored = {each.protocol: _rows(folder, each.protocol) for each in found}
     data = {
         "variants": list(said["variants"]),
         "baseline": said["baseline"],
@@ -74,7 +73,7 @@ def write_report(
         "lower": list(LOWER),
         "neutral": list(NEUTRAL),
         "protocols": {each.protocol: _protocol(each) for each in found},
-        "cells": scored,
+        "cells": {each.protocol: _rows(folder, each.protocol) for each in found},
         "pictures": pictures,
         "references": references,
     }

@@ -38,7 +38,13 @@ from framework.metrics.loading import load_encoders
 from framework.metrics.protocols import protocol
 from framework.runs.folder import RunFolder
 from framework.runs.interrupts import interruptible
-from framework.runs.machine import check_picture_size, check_processes, cpu_cores, folder_bytes
+from framework.runs.machine import (
+    check_picture_size,
+    check_processes,
+    cpu_cores,
+    folder_bytes,
+    free_memory,
+)
 from framework.runs.progress import progress_enabled
 
 logger = logging.getLogger(__name__)
@@ -175,7 +181,8 @@ def run_plan(
     there = len(plan.cells) - cells
     callbacks = [PictureWriter(path, plan.run), Progress(path, todo, there)]
     curve = drawing_logger(plan.run.log, path, there)
-    trainer = make_trainer(plan.run, path, len(todo), callbacks, curve)
+    most = min(len(todo), fitting_processes(plan))
+    trainer = make_trainer(plan.run, path, most, callbacks, curve)
     with interruptible():
         _predict(trainer, module)
     left = missing(path, todo)
@@ -210,6 +217,12 @@ def _predict(trainer: pl.Trainer, module: AblationModule) -> None:
 def _of_group(error: RuntimeError) -> bool:
     words = ("gloo", "Connection closed", "NCCL", "Connection reset", "TCPStore", "process group")
     return any(word in str(error) for word in words)
+
+
+def fitting_processes(plan: Plan) -> int:
+    """How many processes with the model, and as much again to compute in, memory holds."""
+    each = folder_bytes(resolve_path(plan.config.model.path))
+    return max(1, free_memory() // (2 * each)) if each else 2**16
 
 
 def weights_root(plan: Plan, folder: Path) -> Path:

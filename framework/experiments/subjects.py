@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from framework.concepts.folders import list_concepts, load_concept
-from framework.concepts.text import fill
+from framework.concepts.text import fill_prompt
 from framework.config.page import ConceptConfig, Config
 from framework.errors import UserError, unknown_name
 from framework.experiments.axes import Variant, check_count
@@ -181,7 +181,7 @@ def _setting(
             f"has {len(concept.images)} picture(s), numbered from 0."
         )
     for text in prompts:
-        fill(text, concept)
+        fill_prompt(text, concept)
     made_of = [_pictures(concept), said.run.precision, said.learn]
     if said.noise != "cell":  # named only where it is not what it always was
         made_of.append(said.noise)

@@ -29,7 +29,7 @@ class DiffusionConfig(PartConfig):
     step: str = option(
         "previous",
         "whose activations a matched step uses: the step's before it, or its own, which costs a "
-        "second evaluation of both branches",
+        "second evaluation of the targets",
         choices=("previous", "current"),
     )
 
@@ -44,7 +44,7 @@ class DiffusionFeatures(ActivationExtractor):
 
     A layer deep in the decoder cannot be matched with activations that come after it. With ``step:
     previous`` a step is matched with what the one before it left, which costs nothing; with ``step:
-    current`` both branches are first evaluated without injection, at the price of one more
+    current`` the targets are first evaluated without injection, at the price of one more
     evaluation in every matched step (about twice the time), and that is what is described.
     """
 

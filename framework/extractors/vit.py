@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from timm.data import resolve_data_config
 from torch import Tensor
 
 from framework.config.resources import resolve_path
 from framework.errors import UserError, first_line
+
+
+def timm() -> Any:
+    """The library, imported when it is first needed: it is slow to import."""
+    return importlib.import_module("timm")
 
 
 class DenseEncoder:
@@ -31,7 +35,7 @@ class DenseEncoder:
     def __init__(self, model: Any, layers: list[int], size: int | None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.layers, self.size = layers, size
-        own = resolve_data_config({}, model=model)
+        own = timm().data.resolve_data_config({}, model=model)
         self.mean, self.std = (torch.tensor(own[key])[:, None, None] for key in ("mean", "std"))
         embed: Any = getattr(model, "patch_embed", None)
         patch = getattr(embed, "patch_size", 32)
@@ -129,9 +133,9 @@ def load_encoder(
     try:
         with torch.random.fork_rng():  # initial weights draw from it
             try:
-                made = timm.create_model(name, dynamic_img_size=True, **options)
+                made = timm().create_model(name, dynamic_img_size=True, **options)
             except TypeError:  # a network that takes any size as it is
-                made = timm.create_model(name, **options)
+                made = timm().create_model(name, **options)
     except Exception as error:
         raise UserError(
             f"extractor.model '{model}' cannot be loaded: {first_line(error)}. Give a timm name "

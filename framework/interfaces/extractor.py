@@ -41,7 +41,7 @@ class FeatureExtractor(Part, ABC):
     """
 
     #: Whether a step is matched with its *own* descriptors. They exist only after an
-    #: evaluation, so the sampler then evaluates both branches once without injection before every
+    #: evaluation, so the sampler then evaluates the targets once without injection before every
     #: matched step (twice the work there). May be set by the constructor.
     current: bool = False
 

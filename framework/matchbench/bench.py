@@ -15,7 +15,7 @@ from framework.errors import UserError
 from framework.interfaces import BaseMatcher, FeatureExtractor
 from framework.interfaces.step import make_views
 from framework.matchbench.calibration import tally
-from framework.matchbench.field import ALL, NO_EXTRACTOR, Entry, Field
+from framework.matchbench.field import ALL, NO_EXTRACTOR, Entrant, Field
 from framework.matchbench.folder import hash_of
 from framework.matchbench.measures import at_points, predicted_points, right_points, score_points
 from framework.matchbench.memory import peak_memory
@@ -95,7 +95,7 @@ class Bench:
             UserError: none can run.
         """
         check_size(prepared.group, self.observatory.size)
-        kept: list[Entry] = []
+        kept: list[Entrant] = []
         device = self.observatory.model.device
         for extractor in self.field.extractors:
             looks = self.observatory.look(prepared, extractor.part, self.steps[:1])
@@ -115,7 +115,9 @@ class Bench:
         notes = [[*names, why] for names, why in self.field.left_out.items()]
         write_atomic(self.folder / LEFT_OUT, json.dumps(notes, indent=2) + "\n")
 
-    def _try_matchers(self, prepared: Prepared, extractor: Entry, look: Look, first: bool) -> None:
+    def _try_matchers(
+        self, prepared: Prepared, extractor: Entrant, look: Look, first: bool
+    ) -> None:
         for matcher in self.field.matchers:
             described = matcher.part.needs.features
             if not described and not first:
@@ -182,7 +184,7 @@ class Bench:
         prepared: Prepared,
         look: Look,
         extractor: str,
-        matcher: Entry,
+        matcher: Entrant,
         matches: Correspondence,
         spent: tuple[float, float],
     ) -> list[Record]:

@@ -20,7 +20,7 @@ ALL = "all"
 
 
 @dataclass
-class Entry:
+class Entrant:
     """An extractor or a matcher that takes part.
 
     Attributes:
@@ -46,11 +46,11 @@ class Field:
         left_out: combinations that cannot run, (extractor, matcher) -> why.
     """
 
-    extractors: list[Entry]
-    matchers: list[Entry]
+    extractors: list[Entrant]
+    matchers: list[Entrant]
     left_out: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def matchers_of(self, extractor: Entry) -> list[tuple[str, Entry]]:
+    def matchers_of(self, extractor: Entrant) -> list[tuple[str, Entrant]]:
         """Matchers that run with an extractor, and what the extractor is called beside each.
 
         A matcher without descriptors runs once, with the first extractor.
@@ -65,7 +65,7 @@ class Field:
         return pairs
 
 
-def entries(config: Config, kind: str, words: Sequence[str]) -> list[Entry]:
+def entries(config: Config, kind: str, words: Sequence[str]) -> list[Entrant]:
     """Build the parts that a user named.
 
     Args:
@@ -78,7 +78,7 @@ def entries(config: Config, kind: str, words: Sequence[str]) -> list[Entry]:
         UserError: a name or an option is unknown, a part cannot be built (unless it came with
             ``all``), or one is named twice.
     """
-    found: list[Entry] = []
+    found: list[Entrant] = []
     own = getattr(config, kind)["name"]
     for word in words or [own]:
         try:
@@ -112,7 +112,7 @@ def _example(kind: str) -> str:
     return "cycle_threshold=0.3" if kind == "matcher" else "pca=null"
 
 
-def _entry(config: Config, kind: str, name: str, options: list[str]) -> Entry:
+def _entry(config: Config, kind: str, name: str, options: list[str]) -> Entrant:
     for option in options:
         if "=" not in option:
             raise UserError(f"--{kind} '{name}' has the option '{option}'; expected key=value.")
@@ -120,7 +120,7 @@ def _entry(config: Config, kind: str, name: str, options: list[str]) -> Entry:
     changes = [] if same else [f"{kind}={name}"]
     chosen = load_config(config, [*changes, *(f"{kind}.{option}" for option in options)])
     label = " ".join([name, *options])
-    return Entry(label, dict(getattr(chosen, kind)), chosen.part(kind))
+    return Entrant(label, dict(getattr(chosen, kind)), chosen.part(kind))
 
 
 def choose_steps(text: str, total: int) -> list[int]:

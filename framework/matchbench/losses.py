@@ -75,7 +75,7 @@ def matching_loss(
         there: (P, 2), where they lie in ``other``.
     """
     height, width = other.shape[:2]
-    queries = F.normalize(sample(one, here), dim=-1)
+    queries = F.normalize(sample_at(one, here), dim=-1)
     logits = head.scale * queries @ other.flatten(0, 1).T
     columns = torch.arange(width, device=here.device) - there[:, :1]
     rows = torch.arange(height, device=here.device) - there[:, 1:]
@@ -84,7 +84,7 @@ def matching_loss(
     return -(wanted * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def sample(grid: Tensor, positions: Tensor) -> Tensor:
+def sample_at(grid: Tensor, positions: Tensor) -> Tensor:
     """Bilinear look-up of (P, 2) positions, in cells, in a grid (H, W, d); (P, d)."""
     span = positions.new_tensor([max(1, grid.shape[1] - 1), max(1, grid.shape[0] - 1)]) / 2
     where = (positions / span - 1)[None, None]

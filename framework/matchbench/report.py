@@ -89,7 +89,7 @@ def split_table(rows: Sequence[Row], key: str, title: str) -> Table:
     return table
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def matching_markdown(rows: Sequence[Row]) -> str:
     """The main table in Markdown."""
     titles = ["extractor", "matcher", *COLUMNS, "ms", "MB"]
     lines = ["| " + " | ".join(titles) + " |", "|" + " --- |" * 2 + " ---: |" * (len(titles) - 2)]

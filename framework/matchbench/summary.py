@@ -46,7 +46,7 @@ def split(records: Iterable[Record], key: str) -> dict[Any, list[Record]]:
     return found
 
 
-def summarise(records: Sequence[Record]) -> list[dict[str, Any]]:
+def summarise_records(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row for each combination of extractor and matcher, in the order of appearance.
 
     Returns:

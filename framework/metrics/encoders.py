@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -9,7 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from framework.concepts.text import cut_off
 from framework.metrics.preprocess import Preprocess
+
+logger = logging.getLogger(__name__)
 
 ImagesToVectors: TypeAlias = Callable[[Sequence[Image.Image]], Tensor]
 """Pictures -> (n, D), float32, L2-normalised, on the CPU."""
@@ -105,6 +109,15 @@ class TextEncoder(_Encoder):
 
     def _encode(self, items: list[str]) -> Tensor:
         length = self.model.config.text_config.max_position_embeddings
+        for text in items:
+            end = cut_off(self.tokenizer, text, length)
+            if end:
+                logger.warning(
+                    "CLIP reads %d tokens of the text '%s...'; not scored: '%s'.",
+                    length - 2,
+                    text[:40],
+                    end,
+                )
         tokens = self.tokenizer(
             items, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).to(self.device)

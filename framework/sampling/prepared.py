@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framework.concepts.preprocess import prepare_image
-from framework.concepts.text import SLOT, check_words, concept_positions, fill
+from framework.concepts.text import SLOT, check_words, concept_positions, fill_prompt
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError
 from framework.interfaces import Backbone, Denoiser, Trajectory
@@ -65,7 +65,7 @@ class ConceptParts:
     def prompt(self, reference: Reference | None) -> str:
         """The prompt that describes a reference: its own, or the configured one."""
         if reference is None or reference.prompt is None:
-            return fill(self.config.reference_prompt, self.concept)
+            return fill_prompt(self.config.reference_prompt, self.concept)
         return reference.prompt.replace(SLOT, self.concept.phrase)
 
     def positions(self, reference: Reference | None) -> list[int]:

@@ -13,12 +13,11 @@ from torch import Tensor
 from framework.backbones.choose import backbone_of
 from framework.concepts.text import (
     check_distinguishable,
-    check_words,
+    check_prompts,
     concept_positions,
-    fill,
+    fill_prompt,
     fill_several,
     named_positions,
-    warn_cut,
 )
 from framework.config.sampler import SamplerConfig
 from framework.errors import UserError, check_range
@@ -33,8 +32,6 @@ from framework.sampling.prepared import ConceptParts, check_guidance
 from framework.sampling.reference import ReferenceRun
 from framework.sampling.trace import Recorder, TraceOptions, merge_traces, trace_options
 from framework.types import Concept, Layout, Reference, SamplerOutput, StepTrace
-
-__all__ = ["Sampler", "SamplerConfig"]
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +140,7 @@ class Sampler:
                 steps,
                 injector.config.start_step,
             )
-        denoiser = self._denoiser(steps)
-        shown = [subject.check(denoiser) for subject in self.subjects]
+        shown = [subject.check(self._denoiser(steps)) for subject in self.subjects]
         for text in prompts if any(shown) else ():
             self.positions(text)
         size = self.config.batch_size
@@ -165,7 +161,7 @@ class Sampler:
         """
         if len(self.concepts) > 1:
             return fill_several(prompt, self.concepts)
-        return fill(prompt, self.concept)
+        return fill_prompt(prompt, self.concept)
 
     def positions(self, prompt: str) -> list[list[int]]:
         """Where each concept's tokens stand in a filled prompt; empty for one it does not name.
@@ -185,6 +181,10 @@ class Sampler:
         """Indices of the steps in which matches are used."""
         total = self.evaluations(num_inference_steps)
         return [step for step in range(total) if Plan(self.parts, total).matches(step)]
+
+    def denoiser(self, num_inference_steps: int | None = None) -> Denoiser:
+        """The model with the schedule of a number of steps; default from the configuration."""
+        return self._denoiser(self._steps(num_inference_steps))
 
     def reference(self, num_inference_steps: int | None = None) -> Reference:
         """The first prepared reference for a number of steps; computed once and kept."""
@@ -234,9 +234,7 @@ class Sampler:
                 "for each prompt, or a single prompt."
             )
         filled = [self.fill(text) for text in prompts]
-        for text in filled:
-            check_words(self.model.tokenizer, text)
-        warn_cut(self.pipe, filled)
+        check_prompts(self.pipe, self.model.tokenizer, filled)
         return filled, noises.to(device=self.model.device, dtype=self.model.dtype)
 
     # ---------------------------------------------------------------- one batch

@@ -10,7 +10,7 @@ from PIL import Image
 
 from framework.concepts.folders import write_concept_file
 from framework.toyworld.captions import caption
-from framework.toyworld.concepts import CONCEPTS
+from framework.toyworld.concepts import CONCEPTS, TUNING_CONCEPTS, concept
 from framework.toyworld.objects import CATEGORIES
 from framework.toyworld.render import render
 from framework.toyworld.scene import PLACES, SceneSpec, sample_scene
@@ -22,8 +22,7 @@ REFERENCES = Path(__file__).parent / "concepts_data"
 
 def reference_scenes(name: str) -> list[SceneSpec]:
     """The scenes of a concept's references: usual views, different places, no accessory."""
-    index = list(CONCEPTS).index(name)
-    spec = CONCEPTS[name]
+    spec, index = concept(name), [*CONCEPTS, *TUNING_CONCEPTS].index(name)
     rng = np.random.default_rng([20240216, index])
     places = [str(p) for p in rng.permutation(PLACES)[:IMAGES_A_CONCEPT]]
     yaw = CATEGORIES[spec.category].yaw

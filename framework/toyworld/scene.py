@@ -145,7 +145,7 @@ def sample_object(rng: np.random.Generator, category: str | None = None) -> Obje
         colour = colours[index]
         if part in kind.patterned and rng.random() < (0.72 if index == 0 else 0.3):
             pattern = str(rng.choice(PATTERNS[1:]))
-        contrast = [c for c in names if c != colour and {c, colour} not in _CLOSE]
+        contrast = [c for c in names if not too_alike(colour, c)]
         colour2 = str(rng.choice(contrast))
         parts[part] = PartStyle(colour, pattern, colour2 if pattern != "solid" else colour)
     for part, colour in kind.fixed.items():
@@ -160,6 +160,11 @@ _CLOSE = (
     {"red", "purple"}, {"teal", "white"}, {"teal", "pink"}, {"orange", "brown"},
 )  # fmt: skip
 """Pairs of colours that make too weak a pattern."""
+
+
+def too_alike(first: str, second: str) -> bool:
+    """Whether a pattern of two colours would hardly show."""
+    return first == second or {first, second} in _CLOSE
 
 
 def sample_scene(rng: np.random.Generator, object: ObjectSpec, **fixed: Any) -> SceneSpec:

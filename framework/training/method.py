@@ -6,13 +6,10 @@ everything else is here once.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,13 +21,22 @@ from framework.concepts.folders import write_concept_file
 from framework.concepts.text import SLOT
 from framework.errors import UserError
 from framework.interfaces import Backbone, Personalizer
-from framework.runs.atomic import write_atomic
+from framework.training.finished import finished, note_finished, training_identity
+from framework.training.lean import lean
 from framework.training.options import WATCHING, PriorConfig, TrainingConfig
 from framework.training.templates import expand_templates, usable_templates
-from framework.training.words import check_known, towers
+from framework.training.words import check_known, check_lengths, towers
 from framework.types import Concept
 
-NOTE = "training.json"
+
+@dataclass(frozen=True)
+class _Run:
+    """One training: where it writes, its seed, what it depends on, how it computes."""
+
+    folder: Path
+    seed: int
+    identity: str
+    precision: str
 
 
 class TrainedPersonalizer(Personalizer):
@@ -110,7 +116,8 @@ class TrainedPersonalizer(Personalizer):
         check_logger(config.logger, "personalizer.logger")
         notes = ["", *(text for texts in self._notes(pipe) for text in texts)]
         prompts = self.prompts(pipe, concept)
-        self._check_length(pipe, concept, [f"{a} {b}".strip() for a in notes for b in prompts])
+        texts = [f"{a} {b}".strip() for a in notes for b in prompts]
+        check_lengths(pipe, texts, concept.placeholder, self.extra_tokens)
 
     def train(self, pipe: Any, concept: Concept, folder: Path, *, seed: int = 0) -> Path:
         """Learn the concept; goes on from the folder's checkpoints if there are any.
@@ -128,7 +135,7 @@ class TrainedPersonalizer(Personalizer):
         folder, model = Path(folder), backbone_of(pipe)
         prompts = self.prompts(pipe, concept)
         identity = self._identity(model, concept, prompts, seed)
-        done = _finished(folder, identity)
+        done = finished(folder, identity)
         if done is not None:
             return done
         precision = loop.choose_precision(self.config.precision, model.dtype, model.device)
@@ -136,15 +143,15 @@ class TrainedPersonalizer(Personalizer):
         with (
             loop.frozen(loop.networks(pipe)),
             self.prepared(pipe, concept, seed) as trained,
-            _lean(model.network, self.config.gradient_checkpointing),
+            lean(model.network, self.config.gradient_checkpointing),
         ):
-            self._fit(model, concept, prompts, trained, prior, folder, seed, identity, precision)
+            run = _Run(folder, seed, identity, precision)
+            self._fit(model, concept, prompts, trained, prior, run)
             if not loop.is_main(self.config.devices):
                 return folder
             path = self.write(pipe, concept, folder, trained)
         write_concept_file(folder, concept.class_name, concept.placeholder, concept.name)
-        said = {"identity": identity, "file": path.relative_to(folder).as_posix()}
-        write_atomic(folder / NOTE, json.dumps(said, indent=2) + "\n")
+        note_finished(folder, identity, path)
         if self.large:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return path
@@ -173,23 +180,6 @@ class TrainedPersonalizer(Personalizer):
             return [], []
         return known_notes([tower.tokenizer(pipe) for tower in towers(pipe)])
 
-    def _check_length(self, pipe: Any, concept: Concept, prompts: list[str]) -> None:
-        """Refuse words that do not fit: a cut-off prompt would train on something else."""
-        for tower in towers(pipe):
-            tokenizer = tower.tokenizer(pipe)
-            for prompt in prompts:
-                length = len(tokenizer(prompt).input_ids)
-                if self.extra_tokens:  # the placeholder is no word yet
-                    others = prompt.replace(concept.placeholder, " ")
-                    length = len(tokenizer(others).input_ids) + self.extra_tokens
-                if length > tokenizer.model_max_length:
-                    vectors = f" with {self.extra_tokens} vector(s)" if self.extra_tokens else ""
-                    raise UserError(
-                        f"The training sentence '{prompt}' has {length} tokens{vectors}; the text "
-                        f"encoder reads {tokenizer.model_max_length}. Use fewer vectors or shorter "
-                        "templates."
-                    )
-
     def _prior(self, pipe: Any, concept: Concept, folder: Path, seed: int) -> Any:
         """Latents of class images, or None."""
         from framework.training.data import Prior, cache_latents
@@ -215,21 +205,42 @@ class TrainedPersonalizer(Personalizer):
         prompts: list[str],
         trained: dict[str, nn.Parameter],
         prior: Any,
-        folder: Path,
-        seed: int,
-        identity: str,
-        precision: str,
+        run: _Run,
     ) -> None:
-        from framework.training.callbacks import Previews
-        from framework.training.data import ConceptBatches, cache_latents
-        from framework.training.loop import Recording, fit
+        from framework.training.data import ConceptBatches
+        from framework.training.loop import fit
         from framework.training.objective import Objective
-        from framework.training.system import DenoisingSystem, Optimization
-        from framework.training.views import RANDOM_SIZES
+        from framework.training.system import DenoisingSystem
 
         config, side = self.config, self._side(model)
         objective = Objective.of(model.pipe, config.min_snr, config.prediction)
-        latents = cache_latents(
+        batches = ConceptBatches(
+            self._latents(model, concept, run.seed),
+            prompts,
+            config.batch_size,
+            len(objective.alpha_bar),
+            run.seed,
+            stratified=config.stratified,
+            prior=prior,
+        )
+        size = (side, side)
+        fit(
+            DenoisingSystem(model, objective, trained, self._optimization(), size, run.identity),
+            batches,
+            run.folder,
+            self._recording(concept, run.folder),
+            precision=run.precision,
+            device=model.device,
+            devices=config.devices,
+        )
+
+    def _latents(self, model: Backbone, concept: Concept, seed: int) -> Any:
+        """The pictures as latents, in every size and crop that is shown."""
+        from framework.training.data import cache_latents
+        from framework.training.views import RANDOM_SIZES
+
+        config, side = self.config, self._side(model)
+        return cache_latents(
             model,
             concept.images,
             side,
@@ -241,16 +252,12 @@ class TrainedPersonalizer(Personalizer):
             sizes=RANDOM_SIZES if config.random_resize else 1,
             notes=self._notes(model.pipe),
         )
-        batches = ConceptBatches(
-            latents,
-            prompts,
-            config.batch_size,
-            len(objective.alpha_bar),
-            seed,
-            stratified=config.stratified,
-            prior=prior,
-        )
-        optimization = Optimization(
+
+    def _optimization(self) -> Any:
+        from framework.training.system import Optimization
+
+        config = self.config
+        return Optimization(
             config.steps,
             config.learning_rate,
             config.schedule,
@@ -261,7 +268,13 @@ class TrainedPersonalizer(Personalizer):
             config.ema,
             config.accumulate,
         )
-        previews = None
+
+    def _recording(self, concept: Concept, folder: Path) -> Any:
+        """What is kept and shown while training goes on."""
+        from framework.training.callbacks import Previews
+        from framework.training.loop import Recording
+
+        config, previews = self.config, None
         if config.preview_every is not None:
             shown = [text.replace(SLOT, concept.phrase) for text in config.preview_prompts]
             previews = Previews(
@@ -271,7 +284,7 @@ class TrainedPersonalizer(Personalizer):
                 config.preview_steps,
                 config.preview_guidance,
             )
-        recording = Recording(
+        return Recording(
             f"learning {concept.placeholder.split(' ')[0]}",
             config.checkpoint_every,
             1 if self.large else config.keep_checkpoints,
@@ -279,59 +292,8 @@ class TrainedPersonalizer(Personalizer):
             config.log_every,
             previews,
         )
-        fit(
-            DenoisingSystem(model, objective, trained, optimization, (side, side), identity),
-            batches,
-            folder,
-            recording,
-            precision=precision,
-            device=model.device,
-            devices=config.devices,
-        )
 
     def _identity(self, model: Backbone, concept: Concept, prompts: list[str], seed: int) -> str:
-        """A hash of what the result depends on; of the model's weights a few tell it apart."""
         options = {k: v for k, v in asdict(self.config).items() if k not in WATCHING}
         said = [type(self).__name__, options, prompts, self._side(model), seed]
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-        for image in concept.images:
-            digest.update(f"{image.size}".encode() + image.convert("RGB").tobytes())
-        encoders = [
-            tower.encoder(model.pipe).get_input_embeddings() for tower in towers(model.pipe)
-        ]
-        tensors = [encoder.weight for encoder in encoders] + list(model.network.parameters())[:4]
-        for tensor in tensors:
-            digest.update(tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-
-@contextmanager
-def _lean(network: Any, enabled: bool) -> Iterator[None]:
-    """Gradient checkpointing while the context lasts."""
-    changes = enabled and not network.is_gradient_checkpointing
-    if changes:
-        network.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        if changes:
-            network.disable_gradient_checkpointing()
-
-
-def _finished(folder: Path, identity: str) -> Path | None:
-    """The result of an identical training that has ended here.
-
-    Raises:
-        UserError: another training has ended here.
-    """
-    try:
-        said = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        found, file = str(said["identity"]), folder / str(said["file"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if found != identity:
-        raise UserError(
-            f"{folder} holds the weights of another training (other options, pictures, seed or "
-            "model). Choose another output folder, or remove that one."
-        )
-    return file if file.exists() else None
+        return training_identity(model, concept, said)

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from framework.backbones.choose import backbone_of
-from framework.concepts.images import load_images
+from framework.concepts.images import load_images, picture_files
 from framework.concepts.text import SLOT
 from framework.config.resources import resolve_path
 from framework.errors import UserError
@@ -89,7 +89,7 @@ def _name(number: int) -> str:
 def _pictures(place: Path) -> list[Path]:
     if not place.is_dir():
         return []
-    return [entry for entry in place.iterdir() if entry.is_file() and entry.name[0] != "."]
+    return picture_files(place)
 
 
 def _model(pipe: Any) -> str:

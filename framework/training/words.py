@@ -7,7 +7,7 @@ embedding by a module that holds the new rows, and the undo puts the original ob
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,32 @@ def check_known(pipe: Any, text: str, what: str) -> None:
             raise UserError(
                 f"{what} '{text}' has words this model does not know: {named} Use words it knows."
             )
+
+
+def check_lengths(pipe: Any, sentences: Sequence[str], placeholder: str, extra: int) -> None:
+    """Refuse training sentences that do not fit: a cut-off one would train on something else.
+
+    Args:
+        pipe: the pipeline.
+        sentences: with the concept filled in.
+        placeholder: the new word in them.
+        extra: tokens the placeholder will have; 0: it is a known word.
+
+    Raises:
+        UserError: naming the first that is too long.
+    """
+    for tower in towers(pipe):
+        tokenizer = tower.tokenizer(pipe)
+        for sentence in sentences:
+            known = sentence.replace(placeholder, " ") if extra else sentence
+            length = len(tokenizer(known).input_ids) + extra
+            if length > tokenizer.model_max_length:
+                vectors = f" with {extra} vector(s)" if extra else ""
+                raise UserError(
+                    f"The training sentence '{sentence}' has {length} tokens{vectors}; the text "
+                    f"encoder reads {tokenizer.model_max_length}. Use fewer vectors or shorter "
+                    "templates."
+                )
 
 
 def check_widths(pipe: Any, rows: Mapping[str, Tensor], source: object) -> None:

@@ -55,8 +55,7 @@ def draw_grid(
         subtitle: under it.
         references: the concept's pictures.
         rows: the arms, each with as many pictures as there are captions.
-        captions: the prompt of each column; or the prompt and a note for this column alone, such
-            as its seed.
+        captions: the prompt of each column; or the prompt and a note, such as the seed.
         side: of each picture in pixels.
         columns: pictures side by side.
 

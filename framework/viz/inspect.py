@@ -72,7 +72,7 @@ def feature_colours(features: Features) -> tuple[Tensor, Tensor]:
     return scaled(target), scaled(reference)
 
 
-def verdict(match: Match) -> str:
+def _verdict(match: Match) -> str:
     """In words how much of the object is matched, and how coherently."""
     mask, confidence = match.mask, match.confidence
     share = float((mask * confidence).sum() / mask.sum().clamp_min(1e-6))
@@ -105,7 +105,7 @@ def draw_look(look: StepLook, *, lines: int = 24) -> Figure:
         0.012, 0.965, f"step {look.step + 1} of {look.steps}  ·  {match.caption}", fontsize=16,
         fontweight="bold", va="center",
     )  # fmt: skip
-    figure.text(0.012, 0.925, verdict(match), fontsize=12, color="#444c58", va="center")
+    figure.text(0.012, 0.925, _verdict(match), fontsize=12, color="#444c58", va="center")
     axes = figure.subplots(
         2, 5,
         gridspec_kw={"left": 0.012, "right": 0.945, "top": 0.855, "bottom": 0.02, "wspace": 0.05,

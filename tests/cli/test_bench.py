@@ -10,7 +10,7 @@ from framework.config.page import load_config
 from framework.costs.costs import PLAIN, counted, for_targets, make_call
 from framework.costs.counting import Count, count
 from framework.costs.models import Subject
-from framework.costs.report import markdown, verdicts, with_ratios
+from framework.costs.report import cost_markdown, verdicts, with_ratios
 
 OPTIONS = [
     "model.path=tiny",
@@ -62,10 +62,10 @@ def test_ratios_and_aims_by_hand():
     assert verdicts(rows) == [
         "embedded, DreamMatcher, cached: 1.10 times the plain pipeline's TFLOP, aimed at 1.08"
     ]
-    assert "| embedded | 8 | DreamMatcher, cached | 2.2 (1.10) |" in markdown(rows)
+    assert "| embedded | 8 | DreamMatcher, cached | 2.2 (1.10) |" in cost_markdown(rows)
     untimed = with_ratios([row(PLAIN, 2e12, None), row("DreamMatcher", 2.2e12, None)])
     assert verdicts(untimed) == ["All 1 aims at 8 targets are met."]
-    assert "| - |" in markdown(untimed)
+    assert "| - |" in cost_markdown(untimed)
 
 
 @pytest.mark.parametrize(

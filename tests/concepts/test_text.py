@@ -10,7 +10,14 @@ from tiny import tiny_concept, tiny_sampler
 from transformers import CLIPTokenizer
 
 from framework.backbones.choose import backbone_of
-from framework.concepts.text import check_words, concept_positions, fill, unknown_words
+from framework.concepts.text import (
+    check_words,
+    concept_positions,
+    cut_off,
+    fill_prompt,
+    unknown_words,
+    warn_cut,
+)
 from framework.errors import UserError
 
 TOY = tiny_concept()  # placeholder "toy", class "dog": one token each
@@ -36,19 +43,19 @@ def pipe(sd1):
     ],
 )
 def test_fill(prompt, expected):
-    assert fill(prompt, TOY) == expected
+    assert fill_prompt(prompt, TOY) == expected
 
 
 @pytest.mark.parametrize("prompt", ["a photo", "toys", "a dog", "", "{"])
 def test_prompts_without_the_concept_are_refused(prompt):
     with pytest.raises(UserError, match=r"does not mention the concept. Write '\{\}' or 'toy'"):
-        fill(prompt, TOY)
+        fill_prompt(prompt, TOY)
 
 
 def test_fill_with_a_placeholder_in_brackets():
     concept = tiny_concept(placeholder="<my-dog>")
-    assert fill("a <my-dog>, red", concept) == "a <my-dog>, red"
-    assert fill("a {}", concept) == "a <my-dog> dog"
+    assert fill_prompt("a <my-dog>, red", concept) == "a <my-dog>, red"
+    assert fill_prompt("a {}", concept) == "a <my-dog> dog"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,7 @@ def test_positions_of_several_sub_words(sd1):
 
 def test_positions_without_placeholder(sd1):
     concept = tiny_concept(placeholder="")
-    assert fill("a photo of a {}", concept) == "a photo of a dog"
+    assert fill_prompt("a photo of a {}", concept) == "a photo of a dog"
     assert concept_positions(backbone_of(sd1), "a dog on a dog", concept) == [2, 5]
 
 
@@ -147,3 +154,33 @@ def test_a_sampler_refuses_unknown_words(pipe):
 
 def test_a_tokenizer_of_bytes_knows_every_word(sd1):
     check_words(sd1.tokenizer, "a zzyzx in 1984, said the dog!")
+
+
+# ---------------------------------------------------------------- texts that are too long
+
+
+def long_prompt(words):
+    return " ".join(["a", "photo", "of", "a", *["duck"] * words])
+
+
+@pytest.mark.parametrize("over", [0, 1, 40])
+def test_what_is_cut_off_is_said_word_by_word(sd1, caplog, over):
+    prompt = long_prompt(71 + over)
+    assert cut_off(sd1.tokenizer, prompt) == " ".join(["duck"] * over)
+    warn_cut(sd1, [prompt, prompt])
+    told = [r.getMessage() for r in caplog.records if r.name.startswith("framework")]
+    assert len(told) == (over > 0)
+    if over:
+        assert told[0].endswith(f"cut off: '{' '.join(['duck'] * over)}'.")
+
+
+def test_a_long_prompt_is_said_when_it_is_drawn(sd1, caplog):
+    sampler = tiny_sampler(sd1, options={"num_inference_steps": 1}, injector="none")
+    sampler("a photo of a {} " + "on the grass " * 30, output_type="latent")
+    assert "cut off: '" in caplog.text
+    assert "on the grass'." in caplog.text
+
+
+def test_both_text_encoders_of_sdxl_are_asked(sdxl, caplog):
+    warn_cut(sdxl, [long_prompt(80)])
+    assert caplog.text.count("cut off") == 1

@@ -277,3 +277,19 @@ def test_compare_refuses(settings, tmp_path, bad):
     words = ["compare", "--output", str(tmp_path / "run"), *settings, *bad]
     assert main(words) == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_the_demo_with_another_matcher_takes_the_next_folder(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "from matchers.cycle_argmax import CycleArgmax\n\n\nclass Own(CycleArgmax):\n    pass\n"
+    (tmp_path / "own_matcher.py").write_text(own)
+    words = ["demo", "--concept", "blot", *settings, "concept.placeholder=''", "seeds=[0]"]
+    assert main(words) == 0
+    for _ in range(2):
+        assert main([*words, "matcher=own_matcher:Own"]) == 0
+    runs = tmp_path / "runs" / "demo"
+    assert sorted(path.name for path in runs.iterdir()) == ["blot", "blot-2"]
+    pictures = [run / "images" / BASELINE / "0-0.png" for run in (runs / "blot", runs / "blot-2")]
+    first, second = (np.asarray(Image.open(path)) for path in pictures)
+    assert (first == second).all()

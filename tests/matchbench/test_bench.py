@@ -70,7 +70,7 @@ def test_renders(words, capsys):
     assert main([*words, "--quiet"]) == 0
     assert results()["rows"] == before
     assert main([*words, "--seed", "1"]) == 2
-    assert "holds another benchmark: seed differ" in capsys.readouterr().err
+    assert "holds the benchmark of another configuration: seed differ" in capsys.readouterr().err
 
 
 def test_pictures(words, tmp_path, capsys):

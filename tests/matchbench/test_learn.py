@@ -14,14 +14,14 @@ from torch.nn.functional import normalize
 from framework.cli.main import main
 from framework.matchbench.learn import new_head
 from framework.matchbench.lessons import Lesson, coarser
-from framework.matchbench.losses import lesson_losses, matching_loss, sample, to_cells
+from framework.matchbench.losses import lesson_losses, matching_loss, sample_at, to_cells
 from framework.matchbench.pairs import Target
 
 
 def test_sampling_between_cells():
     grid = torch.arange(6.0).view(2, 3, 1)
     where = torch.tensor([[0.0, 0.0], [2.0, 1.0], [0.5, 0.0], [1.0, 0.5]])
-    assert sample(grid, where)[:, 0].tolist() == pytest.approx([0.0, 5.0, 0.5, 2.5])
+    assert sample_at(grid, where)[:, 0].tolist() == pytest.approx([0.0, 5.0, 0.5, 2.5])
 
 
 def test_pixels_to_cells():

@@ -18,7 +18,7 @@ from framework.interfaces import FeatureExtractor
 from framework.types import Features, Masks
 from matchers.learned import (
     SHIPPED,
-    Learned,
+    LearnedMatcher,
     MatchingHead,
     load_head,
     match_projected,
@@ -111,7 +111,7 @@ def test_saved_and_read_again(head, tmp_path):
     same = grid(1, 4, 4, 12)
     assert torch.equal(again(same), head(same)) and about == {"extractor": {"name": "mine"}}
     assert not any(parameter.requires_grad for parameter in again.parameters())
-    matcher = Learned(weights=str(path))
+    matcher = LearnedMatcher(weights=str(path))
     assert matcher.needs.width == 12
     result = matcher(Features(same, same), ones(same))
     assert result.flow.shape == (1, 4, 4, 2)
@@ -122,21 +122,21 @@ def test_another_width_is_refused_with_the_extractor_it_wants(head, tmp_path):
     other = grid(1, 4, 4, 10)
     message = r"have 10 channels, and the weights .* take 12; .*trained with .*mine"
     with pytest.raises(UserError, match=message):
-        Learned(weights=str(path))(Features(other, other), ones(other))
+        LearnedMatcher(weights=str(path))(Features(other, other), ones(other))
 
 
 def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        Learned(weights=str(tmp_path / "none.safetensors"))
+        LearnedMatcher(weights=str(tmp_path / "none.safetensors"))
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="cannot be read"):
-        Learned(weights=str(broken))
+        LearnedMatcher(weights=str(broken))
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="no matching head"):
-        Learned(weights=str(tmp_path / "other.safetensors"))
+        LearnedMatcher(weights=str(tmp_path / "other.safetensors"))
 
 
 def test_the_shipped_weights_are_small_and_name_their_extractor():
@@ -160,7 +160,7 @@ class Mine(FeatureExtractor):
 
 def test_descriptors_of_another_kind_are_refused_before_anything_is_computed(head, tmp_path):
     about = {"extractor": Mine().signature(None)}
-    matcher = Learned(weights=str(save_head(head, tmp_path / "head.safetensors", about)))
+    matcher = LearnedMatcher(weights=str(save_head(head, tmp_path / "head.safetensors", about)))
     matcher.check_extractor(Mine(every=4), None)  # which changes no channel's meaning
     smooth = SmoothFlow(matcher=matcher)
     for each in (matcher, smooth):
@@ -175,22 +175,24 @@ def test_the_preset_fits_the_shipped_weights_however_it_names_the_blocks():
     model = backbone_of(load_pipeline(config.model))
     config.part("matcher").check_extractor(config.part("extractor"), model)
     names = [f"up_blocks.{place}" for place in range(3)]
-    Learned().check_extractor(DiffusionFeatures(blocks=names, pca=None, step="current"), model)
+    LearnedMatcher().check_extractor(
+        DiffusionFeatures(blocks=names, pca=None, step="current"), model
+    )
     for options in ({"blocks": names[1:], "pca": None}, {"blocks": names, "pca": 384}):
         with pytest.raises(UserError, match="were trained on other descriptors"):
-            Learned().check_extractor(DiffusionFeatures(**options), model)
+            LearnedMatcher().check_extractor(DiffusionFeatures(**options), model)
     fused = Fused(extractors={"diffusion": {"blocks": names, "pca": None}})
     with pytest.raises(UserError, match="name .fused. instead of .diffusion."):
-        Learned().check_extractor(fused, model)
+        LearnedMatcher().check_extractor(fused, model)
 
 
 def test_sampling_refuses_them_at_once(sd1):
     with pytest.raises(UserError, match="were trained on other descriptors"):
-        tiny_sampler(sd1, matcher=Learned())
+        tiny_sampler(sd1, matcher=LearnedMatcher())
 
 
 def test_the_shipped_weights_find_an_image_in_itself():
-    matcher = Learned()
+    matcher = LearnedMatcher()
     same = grid(1, 12, 12, matcher.needs.width)
     flow = matcher(Features(same, same), ones(same)).flow
     assert (flow.norm(dim=-1) < 0.5).float().mean() > 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import AutoModel, CLIPTokenizer
 
+from framework.errors import UserError
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld, training_scene
 from framework.toyworld.pretrain import (
@@ -18,6 +20,7 @@ from framework.toyworld.pretrain import (
     clip,
     clip_stage,
     devices,
+    evaluate,
     identity,
     models,
     muon,
@@ -125,6 +128,43 @@ def test_export_loads_as_standard_folders(work: Path, tmp_path: Path) -> None:
     assert AutoModel.from_pretrained(tmp_path / "clip").config.projection_dim == 16
     encoder = models.load_identity(tmp_path / "identity")
     assert encoder(torch.zeros(1, 3, 128, 128)).shape == (1, 64)
+
+
+def test_two_folders_are_measured_side_by_side(
+    data: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one judge; the table and the pictures are left in the working folder."""
+    views = evaluate.concept_views
+    monkeypatch.setattr(evaluate, "concept_views", lambda views_=2, **_: views(2))
+    command("probe", data, work)
+    target = tmp_path / "shipped"
+    cli.main(["export", "--work", str(work), "--target", str(target)])
+    command(
+        "evaluate",
+        data,
+        tmp_path,
+        "--target",
+        str(target),
+        *("count=4", "steps=1"),
+        *("distance=8", f"before={target}"),
+    )
+    table = json.loads((tmp_path / "quality.json").read_text())
+    assert str(tmp_path) not in json.dumps(table)
+    assert table["models"]["before"] == table["models"]["after"]
+    after = table["models"]["after"]
+    assert after["text_to_image"]["category"]["values"] == 4
+    assert after["distance"]["values"] == 8
+    assert {"concepts", "same_category"} == set(after["identity"])
+    assert "accessory, by the probe" in (tmp_path / "quality.md").read_text()
+    assert (tmp_path / "text_to_image_before.png").is_file()
+
+
+def test_a_budget_in_pictures(data: Path, work: Path, tmp_path: Path) -> None:
+    """Ends after as many pictures, and goes on with more."""
+    for budget, seen in ((6, 6), (9, 10)):
+        command("vae", data, tmp_path, f"pictures={budget}", "optimizer=muon", *SMALL["vae"])
+        state = load_checkpoint(tmp_path / "vae" / "last.ckpt")
+        assert (state["seen"], state["global_step"]) == (seen, seen // 2)
 
 
 def test_vision_tower_learns_beside_frozen_text(data: Path, work: Path, tmp_path: Path) -> None:
@@ -286,3 +326,20 @@ def test_retrieval_by_hand() -> None:
     features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     assert identity.retrieval(features, owners, categories) == 1.0
     assert identity.retrieval(features[[0, 2, 1, 3]], owners, categories) < 1.0
+
+
+@pytest.mark.parametrize("stage", ["identity", "unet", "vae"])
+def test_muon_trains_what_lies_inside(stage: str, data: Path, work: Path, tmp_path: Path) -> None:
+    """First and last layers, tokens, vectors and heads are AdamW's."""
+    shutil.copytree(work / "models", tmp_path / "models")
+    command(stage, data, tmp_path, "max_steps=1", "optimizer=muon", *SMALL[stage])
+    folder = tmp_path / ("unet_64" if stage == "unet" else stage)
+    groups = load_checkpoint(folder / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    assert [group["muon"] for group in groups] == [True, False, False]
+    assert all(len(group["params"]) for group in groups)
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    """Before anything is trained."""
+    with pytest.raises(UserError, match="'lion'"):
+        muon.build_optimizer("lion", [], [], 0.1, 0.1, 0.0)

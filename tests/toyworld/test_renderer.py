@@ -12,6 +12,7 @@ from framework.toyworld.concepts import (
     CHALLENGING_PROMPTS,
     CONCEPTS,
     PROMPTS,
+    TUNING_CONCEPTS,
     concept,
     is_concept,
 )
@@ -266,6 +267,19 @@ def test_concepts_are_never_training_objects() -> None:
     assert all(is_concept(spec) for spec in CONCEPTS.values())
     assert len({spec.appearance() for spec in CONCEPTS.values()}) == len(CONCEPTS)
     assert not any(is_concept(training_object(0, index)) for index in range(1000))
+
+
+def test_tuning_concepts_are_others_and_held_out_too() -> None:
+    assert len(TUNING_CONCEPTS) == 8
+    assert not set(TUNING_CONCEPTS) & set(CONCEPTS)
+    looks = [spec.appearance() for spec in (*CONCEPTS.values(), *TUNING_CONCEPTS.values())]
+    assert len(set(looks)) == len(looks)
+    for name, spec in TUNING_CONCEPTS.items():
+        assert concept(name) is spec and is_concept(spec)
+        kind = CATEGORIES[spec.category]
+        assert list(spec.parts) == [*kind.parts, *kind.fixed]
+        assert all(low <= spec.shape[key] <= high for key, (low, high) in kind.shape.items())
+        assert len({scene.place for scene in reference_scenes(name)}) == 5
 
 
 def test_training_never_draws_a_concept(monkeypatch: pytest.MonkeyPatch) -> None:

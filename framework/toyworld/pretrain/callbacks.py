@@ -25,6 +25,7 @@ class LogLine(pl.Callback):
         self.seconds = 2.0 if sys.stderr.isatty() else seconds
         self.sums: dict[str, float] = {}
         self.steps, self.since = 0, time.monotonic()
+        self.start: tuple[float, float] | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, stage: Any, *args: Any) -> None:
         """Averages the figures, and writes them when it is time."""
@@ -38,6 +39,12 @@ class LogLine(pl.Callback):
         figures["lr"] = stage.optimizers().param_groups[0]["lr"]
         figures["images_per_s"] = self.steps * stage.config.batch_size * trainer.world_size / spent
         figures["progress"] = stage.progress
+        if self.start is None:
+            self.start = (stage.progress, time.monotonic())
+        gained = stage.progress - self.start[0]
+        if gained > 0.0:
+            spent = time.monotonic() - self.start[1]
+            figures["minutes_left"] = (1.0 - stage.progress) / gained * spent / 60.0
         if trainer.logger is not None:
             trainer.logger.log_metrics(figures, step=stage.global_step)
         if trainer.is_global_zero:

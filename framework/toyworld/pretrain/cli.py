@@ -1,9 +1,10 @@
-"""Command line of the pre-training: one command a stage.
+"""Command line of the pre-training: one command a stage, or all of them.
 
-    python -m framework.toyworld.pretrain vae --data data/world --work runs/world minutes=13
+    python -m framework.toyworld.pretrain vae --data data/world --work runs/world pictures=48000
 
 ``--data`` holds ``train`` and ``val``, written by ``python -m framework.toyworld.dataset``. The
-same command again goes on from the last checkpoint.
+same command again goes on from the last checkpoint. ``all`` renders the sets and runs every stage
+of ``recipe.yaml``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import torch
 from omegaconf import OmegaConf
 
 from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import models, stages
-from framework.toyworld.pretrain.evaluate import evaluate
+from framework.toyworld.pretrain import models, recipe, stages
+from framework.toyworld.pretrain.card import card
+from framework.toyworld.pretrain.evaluate import EvaluateConfig, evaluate
 from framework.toyworld.pretrain.export import export
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -28,7 +30,8 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the stages and their options to a parser."""
     parser.add_argument(
-        "stage", choices=[*stages.STAGES, "latents", "restore", "export", "evaluate"]
+        "stage",
+        choices=[*stages.STAGES, "latents", "probe", "all", "restore", "export", "evaluate"],
     )
     parser.add_argument("--data", type=Path, default=Path("data/world"), help="rendered sets")
     parser.add_argument("--work", type=Path, default=Path("runs/world"), help="checkpoints, logs")
@@ -45,31 +48,30 @@ def run(arguments: argparse.Namespace) -> Any:
     if arguments.minutes is not None:
         options["minutes"] = arguments.minutes
     if name in stages.STAGES:
-        config_class, train = stages.STAGES[name]
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), options))
-        torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
-        return train(config, arguments.data, work)
+        return stages.run(name, options, arguments.data, work)
+    if name == "evaluate":
+        return measure(arguments.target, arguments.data, work, options)
+    torch.set_num_threads(int(options.pop("threads", 1)))
+    if name == "all":
+        return recipe.run(recipe.read(), arguments.data, work)
     if name == "latents":
-        size = int(options.pop("size", 64))
-        torch.set_num_threads(int(options.pop("threads", 1)))
-        return stages.cache(arguments.data, work, size)
+        return stages.cache(arguments.data, work, int(options.pop("size", 64)))
+    if name == "probe":
+        return stages.train_probe(arguments.data, work)
     if name == "restore":
         return models.restore(work, arguments.target)
-    if name == "export":
-        torch.set_num_threads(int(options.pop("threads", 1)))
-        return export(work, arguments.target)
-    torch.set_num_threads(int(options.pop("threads", 1)))
-    table = evaluate(
-        arguments.target,
-        RenderedWorld(arguments.data / "val"),
-        sheet=work / "text_to_image.png",
-        **options,
-    )
-    text = json.dumps(table, indent=2)
+    return export(work, arguments.target)
+
+
+def measure(target: Path, data: Path, work: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Evaluates an exported folder; leaves ``quality.json`` and ``quality.md`` in ``work``."""
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateConfig), options))
+    torch.set_num_threads(config.threads)
+    table = evaluate(target, RenderedWorld(data / "val"), config, work)
     work.mkdir(parents=True, exist_ok=True)
-    (work / "quality.json").write_text(text + "\n")
-    print(text)
+    (work / "quality.json").write_text(json.dumps(table, indent=2) + "\n")
+    (work / "quality.md").write_text(card(table))
+    print(card(table))
     return table
 
 

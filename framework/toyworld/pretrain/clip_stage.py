@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, VisionTextDualEncoderModel
 
 from framework.toyworld.dataset import RenderedWorld
+from framework.toyworld.palette import PATTERNS
 from framework.toyworld.pretrain import prompts
 from framework.toyworld.pretrain.clip import class_scores, text_features, zero_shot
 from framework.toyworld.pretrain.data import (
+    ACCESSORY_NAMES,
     CATEGORY_NAMES,
     COLOUR_NAMES,
     brighten,
@@ -26,7 +28,6 @@ from framework.toyworld.pretrain.data import (
     pictures_of,
     warp,
 )
-from framework.toyworld.pretrain.muon import Muon
 from framework.toyworld.pretrain.stage import Batch, MakeBatch, Stage, StageConfig
 
 logger = logging.getLogger(__name__)
@@ -40,11 +41,11 @@ class CLIPStageConfig(StageConfig):
         fresh: Starts with a new vision tower, else with that of ``models/clip``.
         channels: Of a new vision tower's maps.
         half: Fraction of the budget with pictures of half the size: four times as many.
-        adam: Learning rate of vectors and of the first and last layer, as a fraction of ``lr``,
-            which is Muon's.
         contrastive: Weight of the contrastive loss on captions; each zero-shot loss has 1.
         dense: Weight of predicting, with a head that is not kept, the object's share of each cell
             and on the object its category and main colour.
+        details: Weight of telling main pattern and accessory by linear maps, not kept, from what
+            the tower gives: so that a probe can, too.
         warp: Strength of random zoom, turn, stretch and shift.
         brightness: Strength of random gain and offset.
         blur: Fraction of the full-size pictures that are blurred.
@@ -55,6 +56,7 @@ class CLIPStageConfig(StageConfig):
 
     minutes: float = 25.0
     batch_size: int = 64
+    optimizer: str = "muon"
     lr: float = 0.02
     warmup_steps: int = 60
     weight_decay: float = 0.02
@@ -64,9 +66,9 @@ class CLIPStageConfig(StageConfig):
     fresh: bool = True
     channels: tuple[int, ...] = (32, 64, 128, 256)
     half: float = 0.5
-    adam: float = 0.1
     contrastive: float = 0.5
     dense: float = 0.5
+    details: float = 0.3
     warp: float = 1.0
     brightness: float = 0.12
     blur: float = 0.25
@@ -98,7 +100,14 @@ class CLIPStage(Stage):
         super().__init__(clip, config, picture_batches(world, config, decoded))
         cells = clip.config.vision_config.hidden_size // 2
         classes = 1 + len(CATEGORY_NAMES) + len(COLOUR_NAMES)
-        self.heads = nn.ModuleDict({"dense": nn.Linear(cells, classes)})
+        pooled = clip.config.vision_config.hidden_size
+        self.heads = nn.ModuleDict(
+            {
+                "dense": nn.Linear(cells, classes),
+                "pattern": nn.Linear(pooled, len(PATTERNS)),
+                "accessory": nn.Linear(pooled, len(ACCESSORY_NAMES)),
+            }
+        )
         self.tokenizer, self.validation = tokenizer, validation
         clip.text_model.requires_grad_(False)
         clip.text_projection.requires_grad_(False)
@@ -109,21 +118,12 @@ class CLIPStage(Stage):
             found = text_features(clip, prompts.token_ids(tokenizer, texts, 0))
         self.register_buffer("classes", found, persistent=False)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Muon over the kernels between the first and the last layer, AdamW over the rest."""
-        tower = self.network.vision_model
-        kernels = [p for n, p in tower.named_parameters() if p.ndim == 4 and ".stem." not in n]
-        chosen = set(map(id, kernels))
-        rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
-        rest += list(self.heads.parameters())
-        groups = [
-            {"params": kernels, "muon": True},
-            {"params": rest, "relative": self.config.adam},
-        ]
-        return Muon(groups, self.config.lr, self.config.weight_decay)
+    def is_outer(self, name: str) -> bool:
+        """The first layer and the projection."""
+        return ".stem." in name or name.startswith("visual_projection")
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Contrastive, zero-shot and dense losses."""
+        """Contrastive, zero-shot and dense losses, and the details'."""
         c, clip, pictures = self.config, self.network, batch["pictures"]
         if self.progress < c.half:
             pictures = F.avg_pool2d(pictures, 2)
@@ -137,6 +137,10 @@ class CLIPStage(Stage):
         for name, scores in class_scores(images, self.classes, batch["category"]).items():
             value = value + F.cross_entropy(scale * scores, batch[name])
             figures[name] = (scores.argmax(-1) == batch[name]).float().mean()
+        for name in ("pattern", "accessory"):
+            told = self.heads[name](vision.pooler_output.flatten(1)).float()
+            value = value + c.details * F.cross_entropy(told, batch[name])
+            figures[name] = (told.argmax(-1) == batch[name]).float().mean()
         dense = self.dense_loss(vision.last_hidden_state, batch)
         figures["dense"] = dense
         return value + c.dense * dense, figures

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from framework.toyworld.dataset import RenderedWorld
 from framework.toyworld.objects import CATEGORIES
-from framework.toyworld.palette import COLOURS
-from framework.toyworld.scene import PLACES, SceneSpec
+from framework.toyworld.palette import COLOURS, PATTERNS
+from framework.toyworld.scene import ACCESSORIES, PLACES, SceneSpec
 
 
 def as_pictures(images: np.ndarray) -> Tensor:
@@ -47,12 +47,14 @@ def masks_of(world: RenderedWorld, indices: np.ndarray, size: int) -> Tensor:
 
 CATEGORY_NAMES: tuple[str, ...] = tuple(CATEGORIES)
 COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
+ACCESSORY_NAMES: tuple[str, ...] = ("nothing", *ACCESSORIES)
 
 
 def labels_of(scenes: list[SceneSpec]) -> dict[str, Tensor]:
-    """Class numbers of scenes, each (B,): category, place, main colour, its pattern's colour.
+    """Class numbers of scenes, each (B,).
 
-    The last, ``colour2``, is the main colour itself where the main part has no pattern.
+    ``category``, ``place``, main ``colour``, its pattern's ``colour2`` (the main colour itself
+    where the main part has no pattern), main ``pattern`` and ``accessory`` (0: nothing).
     """
     categories = [CATEGORY_NAMES.index(s.object.category) for s in scenes]
     places = [PLACES.index(s.place) for s in scenes]
@@ -64,6 +66,10 @@ def labels_of(scenes: list[SceneSpec]) -> dict[str, Tensor]:
         "place": torch.tensor(places),
         "colour": torch.tensor(colours),
         "colour2": torch.tensor(seconds),
+        "pattern": torch.tensor([PATTERNS.index(m.pattern) for m in mains]),
+        "accessory": torch.tensor(
+            [ACCESSORY_NAMES.index(s.accessory.kind if s.accessory else "nothing") for s in scenes]
+        ),
     }
 
 

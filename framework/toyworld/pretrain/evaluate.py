@@ -1,80 +1,38 @@
-"""The quality table of an exported folder."""
+"""The quality of exported folders, with intervals, by one judge."""
 
 from __future__ import annotations
 
-import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from transformers import VisionTextDualEncoderModel
+from torch import Tensor
 
-from framework.toyworld.captions import PLACE_PHRASES
+from framework.toyworld.captions import caption
 from framework.toyworld.concepts import CONCEPTS
-from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import identity, models, vae
-from framework.toyworld.pretrain.clip import zero_shot
-from framework.toyworld.pretrain.data import (
-    CATEGORY_NAMES,
-    COLOUR_NAMES,
-    as_pictures,
-    labels_of,
-    pictures_of,
-)
-from framework.toyworld.pretrain.devices import mixed_precision
-from framework.toyworld.pretrain.prompts import with_article
+from framework.toyworld.dataset import RenderedWorld, training_scene
+from framework.toyworld.pretrain import identity, vae
+from framework.toyworld.pretrain.attribute_prompts import attribute_prompts
+from framework.toyworld.pretrain.data import as_pictures, labels_of, pictures_of
+from framework.toyworld.pretrain.drawing import EvaluateConfig, generate, settings_of
+from framework.toyworld.pretrain.inversion import learned_figures
+from framework.toyworld.pretrain.judge import Judge
+from framework.toyworld.pretrain.measures import Figure, distance_multiple, figure
 from framework.toyworld.pretrain.sheets import save_grid
 from framework.toyworld.render import render
 from framework.toyworld.scene import PLACES, sample_scene
 
 logger = logging.getLogger(__name__)
 
-
-def random_prompts(count: int, seed: int = 0) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Prompts ``a photo of a COLOUR CATEGORY, PLACE`` and their class numbers."""
-    rng = np.random.default_rng(seed)
-    names = (CATEGORY_NAMES, PLACES, COLOUR_NAMES)
-    draws = {
-        label: rng.integers(len(values), size=count)
-        for label, values in zip(("category", "place", "colour"), names, strict=True)
-    }
-    texts = [
-        f"a photo of {with_article(f'{COLOUR_NAMES[c]} {CATEGORY_NAMES[k]}')}, "
-        f"{PLACE_PHRASES[PLACES[p]]}"
-        for k, p, c in zip(*draws.values(), strict=True)
-    ]
-    return texts, {label: torch.from_numpy(values) for label, values in draws.items()}
+HELD_OUT_SEED = 2
+"""Of the renders and captions of the distance: neither the training's nor the held-out set's."""
 
 
-def generate(
-    pipeline: StableDiffusionPipeline,
-    texts: list[str],
-    guidance: float,
-    steps: int = 25,
-    batch: int = 32,
-    seed: int = 0,
-) -> torch.Tensor:
-    """Pictures (N, 3, H, W) in -1..1 of texts."""
-    generator, parts = torch.Generator().manual_seed(seed), []
-    pipeline.set_progress_bar_config(disable=True)
-    for start in range(0, len(texts), batch):
-        with mixed_precision(pipeline.device):
-            images = pipeline(
-                texts[start : start + batch],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=generator,
-                output_type="np",
-            ).images
-        parts.append(torch.from_numpy(images).permute(0, 3, 1, 2).float() * 2.0 - 1.0)
-        logger.info("generated %d of %d", start + len(parts[-1]), len(texts))
-    return torch.cat(parts)
-
-
-def concept_views(views: int = 4, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+def concept_views(views: int = 4, seed: int = 0) -> tuple[Tensor, np.ndarray]:
     """Renders of the held-out concepts, each view in another place.
 
     Returns:
@@ -90,62 +48,128 @@ def concept_views(views: int = 4, seed: int = 0) -> tuple[torch.Tensor, np.ndarr
     return as_pictures(np.stack(images)), np.array(owners)
 
 
+def identity_figures(judge: Judge, world: RenderedWorld, pictures: Tensor) -> dict[str, Figure]:
+    """Share of pictures, (N, 3, H, W), whose object is found again in another view.
+
+    Returns:
+        ``concepts``: among all held-out concepts, by 11 views of each; intervals are over concepts.
+        ``same_category``: among 12 held-out objects of one category; over objects.
+    """
+    shown, concepts = concept_views(views=len(PLACES))
+    everyone = np.zeros(len(concepts))
+    features = identity.embed(judge.identity, shown)
+    right, asked = identity.retrieved(features, concepts, everyone, len(CONCEPTS))
+    table = {"concepts": figure(right, concepts[asked].tolist())}
+    names = np.array([scene.object.category for scene in world.scenes])
+    features = identity.embed(judge.identity, pictures)
+    right, asked = identity.retrieved(features, world.object_ids, names)
+    return table | {"same_category": figure(right, world.object_ids[asked].tolist())}
+
+
 @torch.no_grad()
-def evaluate(
+def own_figures(folder: Path, world: RenderedWorld) -> dict[str, Any]:
+    """What a folder's autoencoder, CLIP, probe and identity encoder are worth on renders."""
+    settings_of(folder, EvaluateConfig())
+    judge = Judge.load(folder)
+    coder = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).vae
+    pictures = pictures_of(world, np.arange(len(world)))
+    some = np.arange(0, len(pictures), max(1, len(pictures) // 256))
+    half = torch.nn.functional.avg_pool2d(pictures[some], 2)
+    decoded = vae.reconstruct(coder, pictures[some])
+    labels = labels_of(world.scenes)
+    owners = world.object_ids[some].tolist()
+    table: dict[str, Any] = {
+        "autoencoder": {
+            "psnr_db": figure(vae.psnrs(decoded, pictures[some]), owners),
+            "psnr_half_db": figure(vae.psnrs(vae.reconstruct(coder, half), half), owners),
+        },
+        "judge_on_renders": judge.verdicts(pictures, labels),
+        "judge_on_decoded": judge.verdicts(decoded, {k: v[some] for k, v in labels.items()}),
+    }
+    if judge.identity is not None:
+        table["identity"] = identity_figures(judge, world, pictures)
+    return table
+
+
+def held_out_scenes(count: int) -> tuple[list[str], Tensor]:
+    """Captions and renders (N, 3, 128, 128) of scenes that no set holds."""
+    scenes = [training_scene(HELD_OUT_SEED, index, 0) for index in range(count)]
+    rng, images, start = np.random.default_rng(HELD_OUT_SEED), [], time.monotonic()
+    for scene in scenes:
+        images.append(render(scene, 128).rgb)
+        if len(images) % 256 == 0:
+            left = (time.monotonic() - start) / len(images) * (count - len(images)) / 60.0
+            logger.info("rendered %d of %d, %.1f minutes left", len(images), count, left)
+    return [caption(scene, rng) for scene in scenes], as_pictures(np.stack(images))
+
+
+@torch.no_grad()
+def drawn_figures(
     folder: Path,
-    validation: RenderedWorld,
-    count: int = 256,
-    guidance: float | None = None,
+    config: EvaluateConfig,
+    judge: Judge,
+    held_out: tuple[list[str], Tensor] | None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures an exported folder.
+    """What a folder draws: attributes named in prompts, and the distance to renders.
 
     Args:
         folder: The exported folder.
-        validation: Held-out renders.
-        count: Random prompts of the text-to-image part; 0 to leave it out.
-        guidance: Guidance scale; the folder's own if None.
-        sheet: PNG to write 64 of the generated pictures to.
-
-    Returns:
-        The figures, by part.
+        config: Options.
+        judge: Judges.
+        held_out: Captions and renders of the distance; None leaves it out.
+        sheet: PNG to write 64 of the pictures to.
     """
-    if not (folder / "world.json").is_file():
-        raise FileNotFoundError(
-            f"'{folder}' has no world.json; expected what `world pretrain export` writes."
-        )
-    settings = json.loads((folder / "world.json").read_text())
-    guidance = settings["guidance_scale"] if guidance is None else guidance
+    guidance, steps = settings_of(folder, config)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    clip = VisionTextDualEncoderModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
-    pictures = pictures_of(validation, np.arange(len(validation)))
-    some = pictures[:: max(1, len(pictures) // 256)]
-    half = torch.nn.functional.avg_pool2d(some, 2)
-    table: dict[str, Any] = {
-        "vae_psnr_db": vae.psnr(vae.reconstruct(pipeline.vae, some), some),
-        "vae_psnr_half_db": vae.psnr(vae.reconstruct(pipeline.vae, half), half),
-        "clip_zero_shot": zero_shot(
-            clip, pipeline.tokenizer, pictures, labels_of(validation.scenes)
-        ),
-    }
-    logger.info("%s", table)
-    if (folder / "identity").exists():
-        encoder = models.load_identity(folder / "identity").float()
-        names = np.array([scene.object.category for scene in validation.scenes])
-        owners = validation.object_ids
-        features = identity.embed(encoder, pictures)
-        shown, concepts = concept_views()
-        everyone = np.zeros(len(concepts))
-        table["identity_retrieval"] = {
-            "concepts": identity.retrieval(identity.embed(encoder, shown), concepts, everyone),
-            "same_category": identity.retrieval(features, owners, names),
-        }
-        logger.info("%s", table["identity_retrieval"])
-    if count:
-        texts, labels = random_prompts(count)
-        images = generate(pipeline, texts, guidance, settings["num_inference_steps"])
-        table["text_to_image"] = zero_shot(clip, pipeline.tokenizer, images, labels)
-        table["text_to_image"] |= {"guidance": guidance, "prompts": count}
+    table: dict[str, Any] = {"guidance": guidance, "steps": steps}
+    if config.count:
+        asked = attribute_prompts(config.count, config.seed)
+        images = generate(pipeline, asked.texts, guidance, steps, seed=config.seed)
+        table["text_to_image"] = judge.verdicts(images, asked.labels)
         if sheet is not None:
             save_grid(images[:64], sheet, 8)
+        logger.info("%s", table["text_to_image"])
+    if held_out is not None and judge.identity is not None:
+        texts, real = held_out
+        images = generate(pipeline, texts, guidance, steps, seed=config.seed + 1)
+        features = [identity.embed(judge.identity, pictures) for pictures in (images, real)]
+        table["distance"] = distance_multiple(*features)
+        logger.info("%s", table["distance"])
     return table
+
+
+def evaluate(
+    folder: Path, world: RenderedWorld, config: EvaluateConfig, work: Path | None = None
+) -> dict[str, Any]:
+    """Measures an exported folder, and where one is named another beside it.
+
+    Args:
+        folder: The exported folder.
+        world: Held-out renders.
+        config: Options.
+        work: Where sheets of pictures and learned concepts go; nowhere if None.
+
+    Returns:
+        ``models``: for ``after`` (the folder) and ``before`` the figures by part, and ``options``.
+    """
+    folders = {"before": Path(config.before)} if config.before else {}
+    folders["after"] = folder
+    judge = Judge.load(Path(config.judge) if config.judge else folder)
+    held_out = held_out_scenes(config.distance) if config.distance else None
+    table: dict[str, Any] = {}
+    for name, path in folders.items():
+        sheet = work / f"text_to_image_{name}.png" if work is not None else None
+        table[name] = own_figures(path, world)
+        logger.info("%s: %s", name, table[name])
+        table[name] |= drawn_figures(path, config, judge, held_out, sheet)
+        if config.concepts and work is not None:
+            table[name]["learned"] = learned_figures(
+                path, config.concepts, judge, work / f"learned_{name}"
+            )
+    options = {
+        name: value
+        for name, value in vars(config).items()
+        if name not in ("before", "judge", "threads")
+    }
+    return {"models": table, "options": options}

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPImageProcessor
 
 from framework.toyworld.pretrain import models
+from framework.toyworld.pretrain.probe import Probe
 from framework.toyworld.pretrain.stage import averaged_weights
 from framework.toyworld.pretrain.unet import build_scheduler
 
@@ -90,6 +91,8 @@ def export(work: Path, target: Path) -> Path:
         models.load_tokenizer(work).save_pretrained(folder)
 
     models.write_folder(target / "clip", write_clip)
+    if (work / "models" / "probe").exists():
+        models.write_folder(target / "probe", Probe.load(work / "models" / "probe").save)
     source = work / "models" / "identity"
     if source.exists():
         args = json.loads((source / "config.json").read_text())["model_args"] | {"num_classes": 0}

@@ -173,6 +173,10 @@ class IdentityStage(Stage):
         super().__init__(model, config, view_batches(world, config))
         self.validation = validation
 
+    def is_outer(self, name: str) -> bool:
+        """The patches' filters and what is added to tokens."""
+        return name in ("cls_token", "pos_embed") or name.startswith("patch_embed")
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Contrastive over views, of the class token and of the object's patches."""
         c = self.config
@@ -219,10 +223,10 @@ def embed(model: nn.Module, pictures: Tensor, batch: int = 64) -> Tensor:
     return torch.cat(parts)
 
 
-def retrieval(
+def retrieved(
     features: Tensor, owners: np.ndarray, categories: np.ndarray, among: int = 12, seed: int = 0
-) -> float:
-    """Share of pictures whose nearest, of ``among`` candidates, shows the same object.
+) -> tuple[list[bool], list[int]]:
+    """Whether of ``among`` candidates the nearest to a picture shows the same object.
 
     The candidates are one other view of the object and one view each of up to ``among - 1`` other
     objects, of the same category where ``categories`` says so.
@@ -233,9 +237,12 @@ def retrieval(
         categories: Group within which candidates are drawn, (N,).
         among: Number of candidates.
         seed: Of the candidates.
+
+    Returns:
+        The answers, and the numbers of the pictures they are about: those with candidates.
     """
     rng = np.random.default_rng(seed)
-    right = []
+    right, asked = [], []
     for query in range(len(features)):
         partners = np.flatnonzero((owners == owners[query]) & (np.arange(len(owners)) != query))
         others = np.flatnonzero((owners != owners[query]) & (categories == categories[query]))
@@ -247,4 +254,13 @@ def retrieval(
         rivals = rng.permutation(others)[: among - 1]
         candidates = np.concatenate([[rng.choice(partners)], rivals])
         right.append(int((features[candidates] @ features[query]).argmax()) == 0)
+        asked.append(query)
+    return right, asked
+
+
+def retrieval(
+    features: Tensor, owners: np.ndarray, categories: np.ndarray, among: int = 12, seed: int = 0
+) -> float:
+    """Share of right answers of :func:`retrieved` for features (N, D)."""
+    right, _ = retrieved(features, owners, categories, among, seed)
     return float(np.mean(right)) if right else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def measure_scale(vae: AutoencoderKL, world: RenderedWorld, count: int = 512) ->
 def cache_latents(
     vae: AutoencoderKL, world: RenderedWorld, path: Path, size: int, batch: int = 32
 ) -> Path:
-    """Writes the latents of a set, unless they are there.
+    """Writes the latents of a set, unless they are there; those of another number are replaced.
 
     Args:
         vae: The autoencoder, with its scaling factor.
@@ -48,18 +49,21 @@ def cache_latents(
     Returns:
         The path.
     """
-    if path.exists():
+    side = size // 4
+    if path.exists() and np.load(path, mmap_mode="r").shape == (len(world), 4, side, side):
         logger.info("%s is there", path)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    side = size // 4
+    start_time = time.monotonic()
     out = np.lib.format.open_memmap(partial, "w+", np.float16, (len(world), 4, side, side))
     for start in range(0, len(world), batch):
         indices = np.arange(start, min(start + batch, len(world)))
         out[indices] = encode_pictures(vae, pictures_of(world, indices, size)).half().numpy()
         if start % (batch * 64) == 0:
-            logger.info("latents %d of %d", start, len(world))
+            spent, done = time.monotonic() - start_time, start + len(indices)
+            left = spent / done * (len(world) - done) / 60.0
+            logger.info("latents %d of %d, %.1f minutes left", done, len(world), left)
     out.flush()
     partial.replace(path)
     return path

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from framework.toyworld.pretrain.callbacks import LogLine, TimedCheckpoint
 from framework.toyworld.pretrain.devices import mixed_precision
+from framework.toyworld.pretrain.muon import build_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,12 @@ class StageConfig:
 
     Attributes:
         minutes: Budget of training time; the learning rate has decayed when it is spent.
-        max_steps: Budget in steps instead of minutes, where positive.
+        pictures: Budget in pictures instead of minutes, where positive: the same on any machine.
+        max_steps: Budget in steps instead of either, where positive.
         batch_size: Images a step and process.
-        lr: Peak learning rate of AdamW.
+        optimizer: ``adamw`` or ``muon``: Muon for kernels and matrices, AdamW for the rest.
+        lr: Peak learning rate of the optimizer.
+        adam: Under Muon, learning rate of the rest, as a fraction of ``lr``.
         final_lr: Learning rate at the end, as a fraction of the peak.
         hold: Fraction of the budget at the peak before the cosine decay begins.
         warmup_steps: Steps of linear warm-up.
@@ -53,9 +57,12 @@ class StageConfig:
     """
 
     minutes: float = 15.0
+    pictures: int = 0
     max_steps: int = 0
     batch_size: int = 64
+    optimizer: str = "adamw"
     lr: float = 1e-3
+    adam: float = 0.1
     final_lr: float = 0.01
     hold: float = 0.0
     warmup_steps: int = 100
@@ -106,7 +113,7 @@ class Stage(pl.LightningModule):
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
         self.config, self.make_batch = config, make_batch
-        self.elapsed = 0.0
+        self.elapsed, self.seen = 0.0, 0
         self._tick: float | None = None
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -119,9 +126,11 @@ class Stage(pl.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Elapsed fraction of the budget, 0..1."""
+        """Spent fraction of the budget, 0..1."""
         if self.config.max_steps > 0:
             return min(1.0, self.global_step / self.config.max_steps)
+        if self.config.pictures > 0:
+            return min(1.0, self.seen / self.config.pictures)
         return min(1.0, self.elapsed / (60.0 * self.config.minutes))
 
     def rate(self) -> float:
@@ -139,17 +148,19 @@ class Stage(pl.LightningModule):
             _Stream(self.make_batch, seed), batch_size=None, num_workers=self.config.workers
         )
 
+    def is_outer(self, name: str) -> bool:
+        """Whether a parameter is of a first or last layer, which Muon does not suit."""
+        return False
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over what is not frozen."""
-        free = [p for p in self.network.parameters() if p.requires_grad]
-        free += [p for n, p in self.named_parameters() if n.startswith("heads.")]
-        matrices = [p for p in free if p.ndim > 1]
-        vectors = [p for p in free if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.99))
+        """The optimizer over what is not frozen."""
+        c = self.config
+        free = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
+        outer = {n: p for n, p in self.named_parameters() if n.startswith("heads.")}
+        outer |= {n: free.pop(n) for n in list(free) if self.is_outer(n)}
+        return build_optimizer(
+            c.optimizer, list(free.values()), list(outer.values()), c.lr, c.adam, c.weight_decay
+        )
 
     def on_fit_start(self) -> None:
         """Moves what is not trained to where the training is."""
@@ -179,6 +190,7 @@ class Stage(pl.LightningModule):
     @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
         """Averages the weights; ends the training when the budget is spent."""
+        self.seen += self.config.batch_size * self.trainer.world_size
         n = self.global_step
         decay = min(self.config.ema, (1 + n) / (10 + n))
         pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
@@ -188,12 +200,12 @@ class Stage(pl.LightningModule):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the clock."""
-        checkpoint["elapsed"] = self.elapsed
+        """Keeps the clock, and how many pictures were seen."""
+        checkpoint["elapsed"], checkpoint["seen"] = self.elapsed, self.seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Sets the clock."""
-        self.elapsed = checkpoint["elapsed"]
+        self.elapsed, self.seen = checkpoint["elapsed"], checkpoint["seen"]
 
 
 def fit(stage: Stage, folder: Path) -> Stage:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from framework.toyworld.captions import VOCABULARY
 from framework.toyworld.dataset import RenderedWorld
-from framework.toyworld.pretrain import clip, clip_stage, identity, models, text, unet, vae
+from framework.toyworld.pretrain import clip, clip_stage, identity, models, probe, text, unet, vae
 from framework.toyworld.pretrain.latents import cache_latents
 from framework.toyworld.pretrain.models import write_folder
 from framework.toyworld.pretrain.stage import StageConfig, averaged_weights, fit
@@ -84,21 +86,23 @@ def train_identity(config: identity.IdentityConfig, data: Path, work: Path) -> N
         models.publish_identity(work, work / "identity" / "last.ckpt")
 
 
-def latents_path(work: Path, size: int) -> Path:
-    """File of the training latents of pictures with a side of ``size`` pixels."""
-    return work / "latents" / f"train_{size}.npy"
+def train_probe(data: Path, work: Path) -> None:
+    """Fits the probe on what CLIP's vision tower sees; leaves ``models/probe``."""
+    world, _ = _worlds(data)
+    found = probe.train_probe(models.load_clip(work), models.load_vae(work), world)
+    write_folder(work / "models" / "probe", found.save)
 
 
-def cache(data: Path, work: Path, size: int) -> Path:
-    """Encodes the training set with ``models/vae``."""
-    world = RenderedWorld(data / "train")
-    return cache_latents(models.load_vae(work), world, latents_path(work, size), size)
+def cache(data: Path, work: Path, size: int, part: str = "train") -> Path:
+    """Encodes a set (``train`` or ``val``) at a size in pixels with ``models/vae``."""
+    path = work / "latents" / f"{part}_{size}.npy"
+    return cache_latents(models.load_vae(work), RenderedWorld(data / part), path, size)
 
 
 def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
     """Trains the U-Net at a size, from the smaller size's if there is one; ``models/unet``."""
+    world, held_out = _worlds(data)
     latents = np.load(cache(data, work, config.size), mmap_mode="r")
-    world = RenderedWorld(data / "train")
     folder, smaller = work / f"unet_{config.size}", work / f"unet_{config.size // 2}" / "last.ckpt"
     tokenizer, encoder = models.load_tokenizer(work), models.text_encoder_of(models.load_clip(work))
     network = unet.build_unet(config.channels, encoder.config.hidden_size)
@@ -107,6 +111,12 @@ def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
     elif smaller.exists():
         network.load_state_dict(averaged_weights(smaller))
     models.note(folder, dict(network.config))
+    checked = None
+    if held_out is not None:
+        others = np.load(cache(data, work, config.size, "val"), mmap_mode="r")
+        every = dataclasses.replace(config, batch_size=256, dropped=0.0)
+        draw = unet.latent_batches(held_out, others, tokenizer, every)
+        checked = draw(np.random.default_rng(0))
     stage = unet.UNetStage(
         network.train(),
         config,
@@ -116,6 +126,7 @@ def train_unet(config: unet.UNetConfig, data: Path, work: Path) -> None:
         models.load_vae(work),
         folder,
     )
+    stage.held_out = checked
     fit(stage, folder)
     if stage.global_rank == 0:
         models.publish_unet(work, folder / "last.ckpt")
@@ -129,3 +140,12 @@ STAGES: dict[str, tuple[type[StageConfig], Callable[[Any, Path, Path], None]]] =
     "unet": (unet.UNetConfig, train_unet),
 }
 """Stage -> options and what it runs."""
+
+
+def run(name: str, options: dict[str, Any], data: Path, work: Path) -> None:
+    """Runs a stage with options by name; from its last checkpoint, if there is one."""
+    config_class, train = STAGES[name]
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), options))
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    train(config, data, work)

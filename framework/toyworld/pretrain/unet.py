@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -143,6 +144,9 @@ class UNetStage(Stage):
         text_encoder: The frozen text encoder.
         vae: Decodes the sample sheets.
         folder: Where the sheets go.
+
+    Attributes:
+        held_out: A batch of held-out latents to measure the average on, if any.
     """
 
     def __init__(
@@ -156,21 +160,35 @@ class UNetStage(Stage):
         folder: Path | None = None,
     ) -> None:
         super().__init__(unet, config, make_batch)
+        self.held_out: Batch | None = None
         self.tokenizer, self.folder, self.side = tokenizer, folder, config.size // 4
         self.frozen = (text_encoder.requires_grad_(False).eval(), vae)
         self.scheduler = build_scheduler()
         self.register_buffer("alphas", self.scheduler.alphas_cumprod.clone(), persistent=False)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Error of the predicted noise, weighted by min-SNR and by the object's pixels."""
-        c, latents, noise, times = self.config, batch["latents"], batch["noise"], batch["times"]
+    def is_outer(self, name: str) -> bool:
+        """The layers at latents and at the time's code."""
+        return name.startswith(("conv_in", "conv_out", "time_embedding.linear_1"))
+
+    def on_fit_start(self) -> None:
+        """On a CPU plain attention takes its turn: its gradient is faster than the fused one's."""
+        super().on_fit_start()
+        if self.device.type == "cpu":
+            self.network.set_attn_processor(AttnProcessor())
+
+    def errors(self, unet: UNet2DConditionModel, batch: Batch) -> Tensor:
+        """Squared errors of the predicted noise, (B, 4, side, side)."""
+        latents, noise, times = batch["latents"], batch["noise"], batch["times"]
         with torch.no_grad():
             text = self.frozen[0](input_ids=batch["ids"]).last_hidden_state
         noisy = self.scheduler.add_noise(latents, noise, times)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        predicted = self.network(noisy, times, text).sample.float()
-        errors = (predicted - noise).square()
-        snr = self.alphas[times] / (1.0 - self.alphas[times])
+        return (unet(noisy, times, text).sample.float() - noise).square()
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of the predicted noise, weighted by min-SNR and by the object's pixels."""
+        c, errors = self.config, self.errors(self.network, batch)
+        snr = self.alphas[batch["times"]] / (1.0 - self.alphas[batch["times"]])
         weights = 1.0 + (c.object_weight - 1.0) * batch["object"]
         weights = weights / weights.mean()
         per_image = (errors * weights).mean(dim=(1, 2, 3))
@@ -178,9 +196,21 @@ class UNetStage(Stage):
         return value, {"mse": errors.mean()}
 
     def sheet(self) -> dict[str, Any]:
-        """A grid of 16 fixed prompts."""
+        """A grid of 16 fixed prompts, and the average's error on held-out latents."""
+        figures: dict[str, Any] = {}
+        if self.held_out is not None:
+            parts: list[Tensor] = []
+            rows = len(self.held_out["times"])
+            for some in torch.arange(rows).split(32):
+                part = {name: value[some].to(self.device) for name, value in self.held_out.items()}
+                with mixed_precision(self.device):
+                    errors = self.errors(self.average, part)
+                weights = part["object"] / part["object"].mean().clamp_min(1e-6)
+                parts.append(torch.stack([errors.mean(), (errors * weights).mean()]))
+            overall, inside = torch.stack(parts).mean(0).tolist()
+            figures = {"val_mse": overall, "val_object_mse": inside}
         if self.frozen[1] is None or self.folder is None:
-            return {}
+            return figures
         pictures = sample(
             self.average,
             *self.frozen,
@@ -190,7 +220,7 @@ class UNetStage(Stage):
             guidance=self.config.guidance,
         )
         save_grid(pictures, self.folder / f"unet_{self.global_step:06d}.png", 8)
-        return {}
+        return figures
 
 
 @torch.no_grad()

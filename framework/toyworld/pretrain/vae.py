@@ -125,6 +125,10 @@ class VAEStage(Stage):
         else:
             self.heads = nn.ModuleDict({"colour": nn.Conv2d(4, 3, 1)})
 
+    def is_outer(self, name: str) -> bool:
+        """The layers at pixels and at latents."""
+        return any(part in name for part in ("conv_in", "conv_out", "quant_conv"))
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction (absolute, squared, edges) and divergence."""
         c, pictures = self.config, batch["pictures"]
@@ -178,7 +182,12 @@ def reconstruct(vae: AutoencoderKL, pictures: Tensor, batch: int = 16) -> Tensor
     return torch.cat(parts)
 
 
-def psnr(first: Tensor, second: Tensor) -> float:
-    """Mean over pictures of the peak signal-to-noise ratio, dB, of (N, 3, H, W) in -1..1."""
+def psnrs(first: Tensor, second: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture, dB (N,), of (N, 3, H, W) in -1..1."""
     errors = (first - second).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
-    return float((-10.0 * torch.log10(errors / 4.0)).mean())
+    return -10.0 * torch.log10(errors / 4.0)
+
+
+def psnr(first: Tensor, second: Tensor) -> float:
+    """Mean over pictures (N, 3, H, W) of :func:`psnrs`."""
+    return float(psnrs(first, second).mean())

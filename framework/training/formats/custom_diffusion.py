@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.concepts.folders import file_stem
+from framework.config.resources import file_stem
 from framework.errors import UserError
 from framework.runs.atomic import write_atomic
 from framework.training.copies import replace_parameter, shared_copy

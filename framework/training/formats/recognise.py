@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from framework.config.resources import is_there
+from framework.config.resources import file_stem, is_there
 from framework.errors import UserError
 from framework.training.formats.kinds import (
     CUSTOM_DIFFUSION,
@@ -48,7 +48,12 @@ def recognise(path: Path) -> Found:
             f"The weights '{str(path)[:200]}' do not exist; give a file or folder that holds "
             f"{KINDS}."
         )
-    return _folder(path) if path.is_dir() else file_kind(path)
+    if path.is_dir():
+        return _folder(path)
+    found = file_kind(path)
+    # Custom Diffusion's weights are of no use without the files of their words beside them.
+    alone = found.kind == CUSTOM_DIFFUSION and found.word is None
+    return _with_words(found) if alone else found
 
 
 def located(path: Path, kind: str) -> Found:
@@ -97,6 +102,21 @@ def _folder(path: Path) -> Found:
     text = " and ".join(part.text for part in (chosen, *rest))
     word = chosen.word or next((part.word for part in rest if part.word), None)
     return replace(chosen, text=text, word=word, more=rest, skipped=skipped)
+
+
+def _with_words(found: Found) -> Found:
+    """A file of weights with those files beside it that are called by the word they hold."""
+    beside = sorted(
+        entry
+        for entry in found.path.parent.iterdir()
+        if entry.suffix in SUFFIXES and not entry.is_dir() and entry.name[0] != "."
+    )
+    files = [entry for entry in beside if entry.stem != found.path.stem]
+    parts, _ = _parts(found.path.parent, files, alone=False)
+    words = [part for part in parts if part.word and part.path.stem == file_stem(part.word)]
+    by_word = {part.word: part for part in reversed(words)}  # a.bin goes before a.safetensors
+    more = tuple(by_word[word] for word in sorted(by_word, key=str))
+    return replace(found, word=more[0].word if more else None, more=more)
 
 
 def _parts(path: Path, files: list[Path], alone: bool) -> tuple[list[Found], list[str]]:

@@ -11,8 +11,9 @@ from safetensors.torch import save, save_file
 from tiny_formats import gap, kohya, load, noise, off_by, seen, stock, weight
 from tiny_personal import fingerprint, make_concept
 
-from framework.concepts.folders import file_stem, load_concept
+from framework.concepts.folders import load_concept
 from framework.config.page import load_config
+from framework.config.resources import file_stem
 from framework.errors import UserError
 from framework.training.formats.reading import form_of, read_weights
 from framework.training.formats.recognise import recognise
