@@ -24,9 +24,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that is not among the known ones."""
     names = sorted(str(k) for k in known)
-    return UserError(
-        f"Unknown {kind} '{name}'.{nearest(name, names)} Known: {', '.join(names) or '(none)'}."
-    )
+    if not names:
+        return UserError(f"Unknown {kind} '{name}': there is none here.")
+    advice = nearest(name, names)
+    if str(name) in names:  # as text, say, where a number was given
+        advice = f" It is known as text: put it in quotes, \"'{name}'\"."
+    return UserError(f"Unknown {kind} '{name}'.{advice} Known: {', '.join(names)}.")
 
 
 def first_line(error: BaseException, most: int = 300) -> str:

@@ -146,10 +146,10 @@ class Registry:
                 for name, member in inspect.getmembers(module, inspect.isclass)
                 if issubclass(member, self.interface) and not inspect.isabstract(member)
             ]
+            those = f"Its {self.kind} classes: {', '.join(offered)}."
             raise UserError(
                 f"Module '{module_name}' has no class '{class_name}'."
-                f"{nearest(class_name, offered)} Its {self.kind} classes: "
-                f"{', '.join(offered) or '(none)'}."
+                f"{nearest(class_name, offered)} {those if offered else f'It has no {self.kind}.'}"
             )
         self._check(cls)
         return cls

@@ -11,7 +11,7 @@ import torch
 
 from framework import registry as registry_module
 from framework.config.page import load_config
-from framework.errors import UserError
+from framework.errors import UserError, unknown_name
 from framework.interfaces import MATCHERS, Guidance, Matcher
 from framework.registry import REGISTRIES, Registry, import_plugin
 from framework.types import Correspondence, Features, Masks
@@ -204,3 +204,10 @@ def test_a_broken_installed_plugin_is_reported_every_time(plugin, monkeypatch):
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="nothing_like_it"):
             MATCHERS.names()
+
+
+def test_a_name_of_another_type_is_not_suggested_as_itself():
+    assert str(unknown_name("variant", 1, ["1", "2"])) == (
+        "Unknown variant '1'. It is known as text: put it in quotes, \"'1'\". Known: 1, 2."
+    )
+    assert str(unknown_name("variant", "a", [])) == "Unknown variant 'a': there is none here."

@@ -99,9 +99,9 @@ class Config(PartConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.sources = foreign_sources(
-            [(kind, getattr(self, kind)) for kind in KINDS], self.plugins
-        )
+        sections = [(kind, getattr(self, kind)) for kind in KINDS]
+        loop = self.sampler.loop.partition(":")[0]
+        self.sources = foreign_sources(sections, [*self.plugins, loop])
         for name in ("prompts", "seeds"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; give at least one.")

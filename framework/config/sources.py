@@ -7,7 +7,7 @@ two runs of the same configuration, whose pictures then differ.
 from __future__ import annotations
 
 import hashlib
-import inspect
+import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -66,19 +66,21 @@ def _foreign(module: str) -> bool:
 
 
 def _hash(module: str) -> str:
-    """Hash of the files of a module, or of its whole package."""
-    top = sys.modules.get(module.partition(".")[0])
+    """Hash of the file of a module, or of the whole package it is in."""
     digest = hashlib.sha256()
-    for file in _files(top, sys.modules.get(module)):
+    for file in _files(module.partition(".")[0]):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _files(top: Any, module: Any) -> list[Path]:
-    for each in (top, module):
-        if each is not None and getattr(each, "__path__", None):
-            return sorted(file for folder in each.__path__ for file in Path(folder).rglob("*.py"))
+def _files(top: str) -> list[Path]:
     try:
-        return [Path(inspect.getsourcefile(module) or "")] if module is not None else []
-    except TypeError:  # it has no file
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # __main__ of a notebook has none
         return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        folders = map(Path, spec.submodule_search_locations)
+        return sorted(file for folder in folders for file in folder.rglob("*.py"))
+    return [Path(spec.origin)] if spec.has_location and spec.origin else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def random_situation(
         }
 
     names = ("query", "key", "value")
-    target = {name: draw(HEADS, cells, DEPTH) for name in names}
+    target: dict[str, Any] = {name: draw(HEADS, cells, DEPTH) for name in names}
     reference = {name: draw(HEADS, cells, DEPTH) for name in names} | side()
     inputs = AttentionInputs(
         **target,
@@ -62,11 +63,13 @@ def only_pair(situation: Situation, row: int) -> Situation:
     """One of the B pairs alone."""
     inputs, matches, masks = situation
     one = slice(row, row + 1)
-    inner = {
+    inner: dict[str, Any] = {
         name: {key: value[one] for key, value in getattr(inputs, name).items()}
         for name in ("reference", "target", "tokens")
     }
-    tensors = {name: getattr(inputs, name)[one] for name in ("query", "key", "value")}
+    tensors: dict[str, Any] = {
+        name: getattr(inputs, name)[one] for name in ("query", "key", "value")
+    }
     return (
         replace(inputs, **tensors, **inner),
         Correspondence(matches.flow[one], matches.confidence[one]),

@@ -7,7 +7,7 @@ from framework.contracts.base import Check
 from framework.contracts.sampled import Stage, on_stage
 
 #: Kind -> checks of the part alone, beside those of every part.
-ALONE = {
+ALONE: dict[str, tuple[Check, ...]] = {
     "matcher": matchers.CHECKS,
     "injector": attention.CHECKS,
     "guidance": guidance.CHECKS,

@@ -104,7 +104,7 @@ OF_KIND = {
 
 def on_stage(stage: Stage, kind: str) -> list[Check]:
     """The checks of a kind, on a stage."""
-    bound = []
+    bound: list[Check] = []
     for check in OF_KIND.get(kind, ()):
         one = partial(check, stage=stage)
         one.__doc__ = check.__doc__

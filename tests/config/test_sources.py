@@ -43,7 +43,7 @@ def test_shipped_parts_have_none():
 
 @pytest.mark.parametrize("overrides", [["matcher=dm_test_edited:Still"],
     ["matcher=smooth_flow", "matcher.matcher=dm_test_edited:Still"],
-    ["plugins=[dm_test_edited]"]])  # fmt: skip
+    ["plugins=[dm_test_edited]"], ["sampler.loop=dm_test_edited:denoise"]])  # fmt: skip
 def test_an_edited_plug_in_is_another_run(edited, tmp_path, overrides):
     given = [*overrides, f"output={tmp_path / 'run'}"]
     edited(1)
