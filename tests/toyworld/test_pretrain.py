@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from omegaconf import OmegaConf
 from transformers import AutoModel, CLIPTokenizer
 
 from framework.errors import UserError
@@ -25,6 +26,7 @@ from framework.toyworld.pretrain import (
     models,
     muon,
     prompts,
+    recipe,
 )
 from framework.toyworld.pretrain.data import warp
 from framework.toyworld.pretrain.stage import load_checkpoint
@@ -343,3 +345,20 @@ def test_an_unknown_optimizer_is_refused() -> None:
     """Before anything is trained."""
     with pytest.raises(UserError, match="'lion'"):
         muon.build_optimizer("lion", [], [], 0.1, 0.1, 0.0)
+
+
+def test_the_recipe_runs_in_one_go_and_goes_on(tmp_path: Path) -> None:
+    """From nothing to an exported folder; a second call trains nothing more."""
+    sets = {"train": {"objects": 3, "views": 2, "seed": 0}, "val": {"objects": 2, "views": 2}}
+    steps = [
+        {"stage": name, "pictures": 2}
+        | OmegaConf.to_container(OmegaConf.from_dotlist([o for o in options if "sheet" not in o]))
+        for name, options in SMALL.items()
+    ]
+    plan = {"render": sets, "stages": [*steps, {"stage": "probe"}]}
+    target = recipe.run(plan, tmp_path / "data", tmp_path / "work")
+    names = {"clip", "identity", "probe", "text_encoder", "tokenizer", "unet", "vae"}
+    assert names <= {path.name for path in target.iterdir()}
+    before = load_checkpoint(tmp_path / "work" / "unet_64" / "last.ckpt")["seen"]
+    recipe.run(plan, tmp_path / "data", tmp_path / "work")
+    assert load_checkpoint(tmp_path / "work" / "unet_64" / "last.ckpt")["seen"] == before
