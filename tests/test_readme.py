@@ -131,6 +131,7 @@ SMALL = {
     "train": "personalizer.steps=2",
     "sample": "sampler.num_inference_steps=6 mask.resolution=8",
     "list": "",
+    "check": "",
 }
 
 
