@@ -169,9 +169,9 @@ def seen_of(result: SamplerOutput, row: int) -> dict[str, Tensor]:
         ``flow`` (H, W, 2) in cells, ``confidence``, ``mask`` and ``reference_mask`` (H, W) in
         [0, 1], ``step`` (scalar); empty where nothing was matched.
     """
-    if not result.trace or result.trace[-1].flow is None or result.trace[-1].confidence is None:
+    step = result.trace[-1] if result.trace else None
+    if step is None or step.flow is None or step.confidence is None:
         return {}
-    step = result.trace[-1]
     place = row - len(step.latents)
     flow, confidence = step.flow[place].float(), step.confidence[place].float()
     masks = step.masks or Masks(*[torch.ones_like(step.confidence)] * 2)

@@ -182,10 +182,8 @@ def read_cells(folder: Path) -> list[Cell]:
     numbers = ("prompt_index", "seed", "noise_seed")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [
-                Cell(**row | {key: int(row[key]) for key in numbers})
-                for row in csv.DictReader(file)
-            ]
+            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+            return [Cell(**row | {key: int(row[key]) for key in numbers}) for row in rows]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"'{folder}' is no whole run folder: {path} is missing or damaged. Give the folder of "

@@ -205,8 +205,8 @@ def _predict(trainer: pl.Trainer, module: AblationModule) -> None:
         trainer.predict(module, return_predictions=False)
         trainer.strategy.barrier("drawn")  # Lightning has none there; what follows needs all ranks
     except RuntimeError as error:  # of the process group, whose classes differ
-        shared = isinstance(trainer.strategy, SharedPlan)
-        if not shared or not (_of_group(error) or trainer.strategy.lost()):
+        strategy = trainer.strategy
+        if not isinstance(strategy, SharedPlan) or not (_of_group(error) or strategy.lost()):
             raise
         raise UserError(failure(module.folder) or LOST) from error
     finally:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,8 @@ class Bench:
             try:
                 if described:
                     matcher.part.check_extractor(extractor.part, self.observatory.model)
-                memory = peak_memory(
-                    lambda m=matcher.part: self._match(m, look, self._views(m, look, prepared)),
-                    self.observatory.model.device,
-                )
+                match = partial(self._match_look, matcher.part, look, prepared)
+                memory = peak_memory(match, self.observatory.model.device)
                 matcher.memory = max(matcher.memory, memory)
             except UserError as error:
                 self._leave_out(label, matcher.label, error)
@@ -158,6 +157,9 @@ class Bench:
         views = self._views(matcher, look, prepared)
         matches = self._match(matcher, look, views)
         return matches, self.observatory.seconds() - started
+
+    def _match_look(self, matcher: BaseMatcher, look: Look, prepared: Prepared) -> Correspondence:
+        return self._match(matcher, look, self._views(matcher, look, prepared))
 
     def _match(self, matcher: BaseMatcher, look: Look, views: Views | None) -> Correspondence:
         features = None

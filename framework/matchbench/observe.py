@@ -112,7 +112,8 @@ class Observatory:
         trajectory = self.trajectory(self.denoiser, latent)
         clean = torch.cat([model.encode_image(target.image) for target in group.targets])
         seeds = [hash_of(seed, place) for place in range(len(clean))]
-        noise = start_noise(len(clean), tuple(clean.shape[1:]), clean.dtype, seeds).to(clean)
+        channels, height, width = clean.shape[1:]
+        noise = start_noise(len(clean), (channels, height, width), clean.dtype, seeds).to(clean)
         prompts, noun = self._prompts(group)
         reference = Reference(image=image, latent=latent, trajectory=trajectory)
         return Prepared(group, reference, clean, noise, prompts, noun)

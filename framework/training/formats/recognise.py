@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from framework.config.resources import file_stem, is_there
 from framework.errors import UserError
 from framework.training.formats.kinds import (
@@ -211,7 +213,7 @@ def _without_twins(path: Path, files: list[Path]) -> list[Path]:
 
 
 def _equal(first: object, second: object) -> bool:
-    if hasattr(first, "shape") and hasattr(second, "shape"):
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
         return first.shape == second.shape and bool((first == second).all())
     if hasattr(first, "keys") and hasattr(second, "keys"):
         both = dict(first), dict(second)  # type: ignore[call-overload]
