@@ -79,7 +79,7 @@ def test_every_command_has_help(words, capsys):
         (["inspect", "--prompt", " "], "The prompt is empty; give e.g. --prompt 'a photo of a {}'"),
         (
             ["match-bench", "--split", "tst"],
-            "--split is 'tst', which is of SPair-71k; give --spair",
+            "argument --split: invalid choice: 'tst' (choose from 'trn', 'val', 'test')",
         ),
         (["match-bench", "--pairs", "0"], "--pairs is 0; expected a value in [1, 1e+06]."),
         (["match-bench", "--images", ".", "--class-name", " "], "--class-name is empty; give the"),
