@@ -37,6 +37,7 @@ def random_situation(
     names = ("query", "key", "value")
     target: dict[str, Any] = {name: draw(HEADS, cells, DEPTH) for name in names}
     reference = {name: draw(HEADS, cells, DEPTH) for name in names} | side()
+    reference["output"] = attention(*(reference[name] for name in names))
     inputs = AttentionInputs(
         **target,
         reference=reference,

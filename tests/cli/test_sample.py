@@ -99,7 +99,7 @@ def test_images_that_are_there_are_not_drawn_again(arguments, tmp_path, monkeypa
     assert (out / "000-1.png").read_bytes() == b"kept"
     assert "1 images of this configuration are there already" in capsys.readouterr().err
 
-    assert main([*words, "matcher.cycle_threshold=0.1"]) == 2
+    assert main([*words, "--output", str(out), "matcher.cycle_threshold=0.1"]) == 2
     shown = capsys.readouterr().err
     assert "holds the run of another configuration: matcher.cycle_threshold is 0.4 there" in shown
 
@@ -141,7 +141,7 @@ def test_trace(arguments, tmp_path):
         (["--seed", "-1"], "seeds has -1"),
         (["--seed", "1", "--seed", "1"], "seeds has a value twice"),
         (["sampler.num_inference_steps=0"], "sampler.num_inference_steps is 0"),
-        (["sampler.guidance_scale=-1"], "sampler.guidance_scale is -1.0"),
+        (["sampler.guidance_scale=-1"], "sampler.guidance_scale is -1; expected at least 0."),
         (
             ["injector.layers=['up_blocks.7.*']"],
             "no layer of this model matches",

@@ -51,7 +51,7 @@ def test_trains_resumes_and_says_how_to_go_on(arguments, tmp_path, capsys):
     before = (folder / "learned_embeds.safetensors").read_bytes()
     assert main([*arguments, "seed=3"]) == 0
     assert (folder / "learned_embeds.safetensors").read_bytes() == before
-    assert main([*arguments, "seed=4"]) == 2
+    assert main([*arguments, "--output", str(folder), "seed=4"]) == 2
     assert "another configuration" in capsys.readouterr().err
 
 

@@ -176,7 +176,7 @@ def test_a_wrapped_matcher_is_told_as_well(sd1):
     from matchers.smooth_flow import SmoothFlow
 
     wrapper = SmoothFlow(matcher={"name": "mean_matcher:MeanMatcher"})
-    assert wrapper.history == 3
+    assert wrapper.needs.history == 3
     draw(sd1, matcher=wrapper)
     assert wrapper.inner.context.index == 2 and len(wrapper.inner.context.history) == 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from framework import resize_features
+from framework import Needs, resize_features
 from matchers.cycle_argmax import CycleArgmax
 
 
@@ -15,7 +15,7 @@ class MeanMatcher(CycleArgmax):
     may have a basis of its own (the joint PCA's).
     """
 
-    history = 3
+    needs = Needs(history=3)
     context = None
 
     def begin_step(self, context):
