@@ -37,7 +37,7 @@ def random_situation(
     names = ("query", "key", "value")
     target: dict[str, Any] = {name: draw(HEADS, cells, DEPTH) for name in names}
     reference = {name: draw(HEADS, cells, DEPTH) for name in names} | side()
-    reference["output"] = attention(*(reference[name] for name in names))
+    reference["output"] = attention(reference["query"], reference["key"], reference["value"])
     inputs = AttentionInputs(
         **target,
         reference=reference,
