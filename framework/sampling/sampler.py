@@ -175,7 +175,7 @@ class Sampler:
 
     def evaluations(self, num_inference_steps: int | None = None) -> int:
         """T, the evaluations of an image; some schedulers take more than one a step."""
-        return len(self._denoiser(self._steps(num_inference_steps)).timesteps)
+        return len(self.denoiser(num_inference_steps).timesteps)
 
     def matched_steps(self, num_inference_steps: int | None = None) -> list[int]:
         """Indices of the steps in which matches are used."""
@@ -188,7 +188,7 @@ class Sampler:
 
     def reference(self, num_inference_steps: int | None = None) -> Reference:
         """The first prepared reference for a number of steps; computed once and kept."""
-        return self.subjects[0].references(self._denoiser(self._steps(num_inference_steps)))[0]
+        return self.subjects[0].references(self.denoiser(num_inference_steps))[0]
 
     # ---------------------------------------------------------------- inputs
 

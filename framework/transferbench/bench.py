@@ -15,6 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from framework.composer import build_parts, make_sampler
 from framework.config import Config, load_config, to_plain
+from framework.matchbench.run_folder import read_records
 from framework.runs.atomic import atomic_path, write_atomic
 from framework.runs.folder import RunFolder
 from framework.runs.progress import no_progress, progress
@@ -82,7 +83,7 @@ class TransferBench:
         records: list[Record] = []
         for index in progress(range(len(self.source)), "transferring", unit="group"):
             path = self.folder / GROUPS / f"{index:04d}.json"
-            done = _read(path)
+            done = read_records(path)
             if done is None:
                 with no_progress():
                     done = self._group(self.source[index])
@@ -92,13 +93,14 @@ class TransferBench:
 
     def _group(self, group: TransferGroup) -> list[Record]:
         records: list[Record] = []
-        noise = self._noise(group)
+        sampler = self._sampler(group, self.configs[self.arms[0].name])
+        noise = inverted(sampler, group)
         truths = torch.cat([target.truth for target in group.targets])
         shown = {
             "reference": group.reference,
             "counterfeit": torch.cat([target.counterfeit for target in group.targets]),
             "truth": truths,
-            FLOOR: self._through_autoencoder(truths),
+            FLOOR: through_autoencoder(sampler, truths),
         }
         for arm in self.arms:
             shown[arm.name] = self._draw(arm, group, noise)
@@ -120,23 +122,6 @@ class TransferBench:
 
     def _sampler(self, group: TransferGroup, config: Config, parts: Parts | None = None) -> Sampler:
         return make_sampler(self.pipe, concept_of(group.reference, group), config, parts=parts)
-
-    def _noise(self, group: TransferGroup) -> Tensor:
-        """Start noise of each counterfeit: the end of its inversion, (K, C, h, w)."""
-        sampler = self._sampler(group, self.configs[self.arms[0].name])
-        denoiser, trajectory = sampler.denoiser(), sampler.parts.trajectory
-        return torch.cat(
-            [
-                trajectory(denoiser, denoiser.model.encode_image(target.counterfeit))[0]
-                for target in group.targets
-            ]
-        )
-
-    def _through_autoencoder(self, pictures: Tensor) -> Tensor:
-        model = self._sampler(self.source[0], self.config).model
-        with torch.no_grad():
-            latents = torch.cat([model.encode_image(one[None]) for one in pictures])
-            return model.decode(latents).float().clamp(-1, 1).cpu()
 
     def _draw(self, arm: Arm, group: TransferGroup, noise: Tensor) -> Tensor:
         """The counterfeits drawn again, (K, 3, S, S) in [-1, 1]."""
@@ -166,6 +151,25 @@ def concept_of(picture: Tensor, group: TransferGroup) -> Concept:
     """
     image = to_pil_image((picture[0] + 1) / 2)
     return Concept(group.name.replace("/", "-"), "", group.class_name, (image,))
+
+
+def inverted(sampler: Sampler, group: TransferGroup) -> Tensor:
+    """Start noise of each counterfeit: the end of its inversion, (K, C, h, w)."""
+    denoiser, trajectory = sampler.denoiser(), sampler.parts.trajectory
+    return torch.cat(
+        [
+            trajectory(denoiser, denoiser.model.encode_image(target.counterfeit))[0]
+            for target in group.targets
+        ]
+    )
+
+
+@torch.no_grad()
+def through_autoencoder(sampler: Sampler, pictures: Tensor) -> Tensor:
+    """Pictures (K, 3, S, S) in [-1, 1], encoded and decoded by the sampler's model."""
+    model = sampler.model
+    latents = torch.cat([model.encode_image(one[None]) for one in pictures])
+    return model.decode(latents).float().clamp(-1, 1).cpu()
 
 
 def own_reference(group: TransferGroup, target: TransferTarget) -> TransferGroup:
@@ -222,11 +226,3 @@ def _counts(config: Config) -> Mapping[str, Any]:
     plain = to_plain(config)
     names = ("model", "sampler", "trajectory", "extractor", "mask", "matcher", "injector")
     return {name: plain[name] for name in (*names, "guidance")}
-
-
-def _read(path: Path) -> list[Record] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, list) else None
