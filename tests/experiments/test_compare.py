@@ -9,34 +9,15 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import tiny_sd
-from tiny_encoders import flat, save_clip, save_identity
+from tiny_encoders import flat
 
 from framework.cli.main import main
-from framework.concepts.folders import load_concept, write_concept_file
+from framework.concepts.folders import load_concept
 from framework.config.page import load_config
 from framework.experiments.arms import BASELINE, TREATED
 from framework.training.personalize import NOTE, learn
 
 WORDS = ['prompts=["a photo of a {} on the grass"]', "seeds=[0,1]"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A checkpoint, encoders and a library of two concepts, all tiny, on disk."""
-    root = tmp_path_factory.mktemp("world")
-    tiny_sd(sample_size=16).save_pretrained(root / "sd")
-    save_clip(root / "clip")
-    save_identity(root / "identity")
-    rng = np.random.default_rng(0)
-    for name, noun in (("blot", "mug"), ("smear", "duck")):
-        folder = root / "library" / name
-        folder.mkdir(parents=True)
-        for index in range(2):
-            array = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-            Image.fromarray(array).resize((64, 64)).save(folder / f"{index}.png")
-        write_concept_file(folder, noun)
-    return root
 
 
 @pytest.fixture
